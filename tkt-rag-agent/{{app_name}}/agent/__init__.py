@@ -1,0 +1,25 @@
+"""How the agent works. Read in this order:
+
+chain       how a question becomes an answer: one stream of events
+prompts     what the model is told
+retriever   how passages are found
+citations   how an answer points at its sources
+ingest      how documents get in
+extract     how a file becomes text
+split       how a text is cut into passages
+store       where documents live, and how they come and go
+qdrant      what the store asks of Qdrant; qdrant_embedded and qdrant_server are its two forms
+gateway     the models behind an OpenAI-compatible gateway
+services    which servers the app talks to
+settings    everything that can be configured
+runs        long work that outlives the connection that asked for it
+health      is it alive, is it ready
+problems    errors as a client sees them
+schemas     what goes over the wire
+tracing     traces in Langfuse
+theme       colours and fonts of the page
+ask         a question from the command line
+errors      the two ways in which things go wrong
+
+The doors are `app.py` (API) and `ui.py` (page). They import this package, never the other way.
+"""

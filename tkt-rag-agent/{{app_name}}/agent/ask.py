@@ -1,0 +1,55 @@
+"""Ask from the command line: `python -m agent.ask "When is the rent due?"`.
+
+Prints the answer as it comes and the passages that it cites. When the app itself is running it has
+the embedded documents open, so the question goes to its API instead.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+import httpx
+
+from agent.chain import Question, answer
+from agent.errors import Unavailable
+from agent.services import connect
+from agent.settings import Settings
+
+
+def main(question: str) -> int:
+    settings = Settings()
+    try:
+        done = asyncio.run(_in_process(settings, question))
+    except Unavailable as error:
+        done = _over_http(settings, question, error)
+    print(done["answer"] if "answer" in done else done["detail"])
+    for c in done.get("citations", []):
+        place = f"page {c['page']}, " if c["page"] else ""
+        print(f"\n[{c['n']}] {c['document']}, {place}characters {c['start']}-{c['end']}")
+        print(f"    {c['quote']}")
+    return 0 if done.get("answer") else 1
+
+
+async def _in_process(settings: Settings, question: str) -> dict[str, Any]:
+    services = connect(settings)
+    try:
+        await services.store.tend()
+        events = [event async for event in answer(services, Question(question))]
+        return events[-1].data
+    finally:
+        await services.close()
+
+
+def _over_http(settings: Settings, question: str, error: Exception) -> dict[str, Any]:
+    url = f"http://127.0.0.1:{settings.port}/api/chat"
+    try:
+        body = {"question": question, "stream": False}
+        return dict(httpx.post(url, json=body, timeout=60).raise_for_status().json())
+    except (httpx.HTTPError, ValueError):
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit('Usage: python -m agent.ask "your question"')
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,218 @@
+"""The models behind an OpenAI-compatible gateway: chat and embeddings.
+
+Tokens are passed through as they arrive: no framework stands in the loop that runs once a token.
+A gateway may list models that do not answer, and answer 200 with an empty stream; both count as
+failures here. One sentence says which service failed and what to check.
+"""
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
+
+import httpx
+
+from agent.errors import Unavailable
+
+Messages = list[dict[str, Any]]
+PROBES = 8
+"""Models that `auto` tries before it gives up."""
+PAUSE_S = 15
+"""How long a failed embedding service is left alone; meanwhile words alone are searched."""
+FIRST_TOKEN_S = 120
+"""A model that says nothing for longer is taken for hung."""
+
+
+class Gateway:
+    """One gateway at `http.base_url`, which ends in `/v1/`."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def models(self) -> list[str]:
+        answer = await self.post("models", None)
+        return [str(model["id"]) for model in answer.get("data", [])]
+
+    async def post(self, path: str, body: dict[str, Any] | None, timeout: float = 10) -> Any:
+        """One request, its JSON answer; a body of None asks by GET."""
+        try:
+            method = "GET" if body is None else "POST"
+            response = await self._http.request(method, path, json=body, timeout=timeout)
+            if response.is_error:
+                raise self._refused(response.status_code, response.text)
+            return response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise self._broken(error) from error
+
+    async def stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The chunks of a streamed chat completion; raises when the stream ends early."""
+        timeout = httpx.Timeout(10, read=FIRST_TOKEN_S)
+        finished = False
+        try:
+            async with self._http.stream(
+                "POST", "chat/completions", json=body, timeout=timeout
+            ) as response:
+                if response.is_error:
+                    raise self._refused(response.status_code, (await response.aread()).decode())
+                async for line in response.aiter_lines():
+                    if line.startswith("data:"):
+                        if line[5:].strip() == "[DONE]":
+                            finished = True
+                            break
+                        yield json.loads(line[5:])
+        except (httpx.HTTPError, ValueError) as error:
+            raise self._broken(error) from error
+        if not finished:
+            raise Unavailable(f"The model at {self._http.base_url} broke off; ask again.")
+
+    def _refused(self, status: int, text: str) -> Unavailable:
+        advice = {
+            401: "check LITELLM_MASTER_KEY",
+            403: "check what the key may use",
+            404: "check CHAT_MODEL and EMBEDDING_MODEL",
+            429: "wait, or raise its limit",
+        }.get(status, "look into its log")
+        said = " ".join(text.split())[:200]
+        where = f"The gateway at {self._http.base_url}"
+        return Unavailable(f"{where} answers {status} ({said}); {advice}.")
+
+    def _broken(self, error: Exception) -> Unavailable:
+        said = str(error) or type(error).__name__
+        return Unavailable(
+            f"The gateway at {self._http.base_url} gives no usable answer ({said}); "
+            "check LITELLM_ENDPOINT and that it runs."
+        )
+
+
+class Picker:
+    """Which model to use: the configured one, or for `auto` the first that answers a probe."""
+
+    def __init__(self, gateway: Gateway, wanted: str) -> None:
+        self._gateway = gateway
+        self._wanted = wanted
+        self._picked = ""
+
+    async def pick(
+        self, probe: Callable[[str], Coroutine[Any, Any, Any]], first: str | None = None
+    ) -> str:
+        if self._wanted != "auto":
+            return self._wanted
+        if not self._picked:
+            listed = await self._gateway.models()
+            listed.sort(key=lambda name: name != first)
+            for name in listed[:PROBES]:
+                try:
+                    await probe(name)
+                except Unavailable:
+                    continue
+                self._picked = name
+                break
+            else:
+                raise Unavailable("None of the gateway's models answers; name one in CHAT_MODEL.")
+        return self._picked
+
+
+class ChatModel:
+    """The chat model: messages in, pieces of the answer out."""
+
+    def __init__(self, gateway: Gateway, wanted: str, max_tokens: int) -> None:
+        self._gateway = gateway
+        self._picker = Picker(gateway, wanted)
+        self._max_tokens = max_tokens
+        self.used = wanted
+
+    async def name(self) -> str:
+        return await self._picker.pick(self._probe)
+
+    async def stream(self, messages: Messages, usage: dict[str, int]) -> AsyncIterator[str]:
+        """Pieces of the answer; `usage` gets the token counts where the gateway gives them."""
+        self.used = await self.name()
+        body = {
+            "model": self.used,
+            "messages": messages,
+            "max_tokens": self._max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        said = False
+        async for chunk in self._gateway.stream(body):
+            if error := chunk.get("error"):
+                raise Unavailable(f"The model {body['model']} failed in mid-answer ({error}).")
+            if counts := chunk.get("usage"):
+                usage["input"] = counts.get("prompt_tokens", 0)
+                usage["output"] = counts.get("completion_tokens", 0)
+            for choice in chunk.get("choices", []):
+                if text := choice.get("delta", {}).get("content"):
+                    said = True
+                    yield text
+        if not said:
+            raise Unavailable(f"The model {body['model']} answered with nothing; is it loaded?")
+
+    async def complete(self, messages: Messages) -> str:
+        return "".join([text async for text in self.stream(messages, {})])
+
+    async def check(self) -> str:
+        name = await self.name()
+        listed = await self._gateway.models()
+        if name not in listed:
+            raise Unavailable(f"The gateway does not list {name}; check CHAT_MODEL.")
+        return name
+
+    async def _probe(self, name: str) -> None:
+        message = {"role": "user", "content": "Hi"}
+        body = {"model": name, "messages": [message], "max_tokens": 1}
+        answer = await self._gateway.post("chat/completions", body, timeout=20)
+        if not answer.get("choices"):
+            raise Unavailable(f"The model {name} gives no choice.")
+
+
+class EmbeddingModel:
+    """Texts to vectors; None while the service is away, which is asked again after a pause."""
+
+    def __init__(self, gateway: Gateway, wanted: str) -> None:
+        self._gateway = gateway
+        self._picker = Picker(gateway, wanted)
+        self._away_until = 0.0
+        self._resolved: tuple[str, int] | None = None
+        self.trouble = ""
+
+    async def resolve(self, recorded: str | None) -> tuple[str, int] | None:
+        """Model and dimension in force, None while no model answers; `recorded` is preferred."""
+        if self._resolved is None and time.monotonic() >= self._away_until:
+            try:
+                name = await self._picker.pick(self._request, recorded)
+                vectors = await self._request(name)
+                self._resolved = name, len(vectors[0])
+                self.trouble = ""
+            except Unavailable as error:
+                self._rest(error)
+        return self._resolved
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]] | None:
+        if self._resolved is None or time.monotonic() < self._away_until:
+            return None
+        try:
+            vectors = await self._request(self._resolved[0], texts)
+            self.trouble = ""
+            return vectors
+        except Unavailable as error:
+            self._rest(error)
+            return None
+
+    async def check(self) -> str:
+        if self._resolved is None:
+            raise Unavailable(self.trouble or "No embedding model has answered yet.")
+        await self._request(self._resolved[0])
+        return f"{self._resolved[0]}, {self._resolved[1]} dimensions"
+
+    def _rest(self, error: Unavailable) -> None:
+        self.trouble = str(error)
+        self._away_until = time.monotonic() + PAUSE_S
+
+    async def _request(self, name: str, texts: Sequence[str] = ("dimension",)) -> list[list[float]]:
+        body = {"model": name, "input": list(texts), "encoding_format": "float"}
+        answer = await self._gateway.post("embeddings", body, timeout=60)
+        try:
+            return [item["embedding"] for item in answer["data"]]
+        except (KeyError, TypeError) as error:
+            raise Unavailable(f"The model {name} gives no embeddings.") from error

@@ -1,0 +1,128 @@
+"""How documents get in: read, cut, index, store. Also `python -m agent.ingest DIR`.
+
+One bad file does not stop the others; it is named with its reason. The same content again changes
+nothing; changed content takes the place of the old at one stroke (see `store.py`).
+"""
+
+import asyncio
+import hashlib
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from agent import extract, split
+from agent.errors import Refused, Unavailable
+from agent.services import Services, connect
+from agent.settings import Settings
+from agent.store import Entry
+
+LONGEST_NAME = 500
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file on its way in: the name it is cited by, and where its bytes are."""
+
+    document: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: `added`, `replaced`, `unchanged` or `failed`."""
+
+    document: str
+    status: str
+    id: str | None = None
+    reason: str | None = None
+
+
+def trouble_with_name(document: str) -> str | None:
+    """Why a document cannot have this name, None when it can; names are labels, never opened."""
+    path = PurePosixPath(document.replace("\\", "/"))
+    if not document.strip() or not path.name:
+        return "The file has no name; give it one."
+    if path.is_absolute() or ".." in path.parts or not document.isprintable():
+        return "The file's name holds '..', a leading '/' or control characters; rename it."
+    if len(document) > LONGEST_NAME:
+        return f"The file's name is longer than {LONGEST_NAME} characters; shorten it."
+    if path.suffix.lower() not in extract.FORMATS:
+        return f"Files of type '{path.suffix}' cannot be read; use {' '.join(extract.FORMATS)}."
+    return None
+
+
+async def ingest(services: Services, sources: Sequence[Source]) -> AsyncIterator[Outcome]:
+    """Take the files in, one after the other; gives the outcome of each as it is there."""
+    changed = False
+    for source in sources:
+        try:
+            outcome = await _take_in(services, source)
+        except extract.Unreadable as error:
+            outcome = Outcome(source.document, "failed", reason=f"The file {error}.")
+        except (Refused, Unavailable, OSError) as error:
+            outcome = Outcome(source.document, "failed", reason=str(error))
+        changed |= outcome.status in ("added", "replaced")
+        yield outcome
+    if changed:
+        await services.store.optimize()
+
+
+async def _take_in(services: Services, source: Source) -> Outcome:
+    if trouble := trouble_with_name(source.document):
+        raise Refused(trouble)
+    data = await asyncio.to_thread(source.path.read_bytes)
+    digest = hashlib.sha256(data + str(split.PASSAGE_CHARS).encode()).hexdigest()
+    old = await services.store.entry(source.document)
+    if old and old.sha256 == digest:
+        return Outcome(source.document, "unchanged", old.id)
+    text = await asyncio.to_thread(extract.extract, source.document, data)
+    passages = await asyncio.to_thread(split.split, text)
+    entry = Entry(
+        document=source.document,
+        sha256=digest,
+        bytes=len(data),
+        pages=max((mark.page or 0 for mark in text.marks), default=0),
+        characters=len(text.text),
+        passages=len(passages),
+        added_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    await services.store.put(entry, passages)
+    return Outcome(source.document, "replaced" if old else "added", entry.id)
+
+
+def files_under(folder: Path) -> list[Source]:
+    """The readable files of a folder and below it; a document's name is its path in the folder."""
+    if folder.is_file():
+        return [Source(folder.name, folder)]
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in extract.FORMATS)
+    return [Source(path.relative_to(folder).as_posix(), path) for path in found]
+
+
+async def _main(folder: Path) -> int:
+    sources = files_under(folder)
+    if not sources:
+        print(f"No documents in {folder}: it holds no {' '.join(extract.FORMATS)}.")
+        return 1
+    services = connect(Settings())
+    counts: dict[str, int] = {}
+    failed = []
+    with tqdm(total=len(sources), unit="file", file=sys.stdout) as bar:
+        async for outcome in ingest(services, sources):
+            bar.update()
+            counts[outcome.status] = counts.get(outcome.status, 0) + 1
+            if outcome.reason:
+                failed.append(f"{outcome.document}: {outcome.reason}")
+    await services.close()
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    print("\n".join(failed), end="\n" if failed else "")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).exists():
+        sys.exit("Usage: python -m agent.ingest DIR, where DIR is a folder of documents or a file.")
+    sys.exit(asyncio.run(_main(Path(sys.argv[1]))))

@@ -1,0 +1,105 @@
+"""Errors as a client sees them: problem+json, with a request id and a sentence on what to do.
+
+Also the two things that every request gets on its way in: its id, and a limit on its size.
+"""
+
+import logging
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent.errors import Refused, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+def problem(request: Request, status: int, detail: str) -> JSONResponse:
+    """One problem document (RFC 9457). Never status 503: an edge on the way replaces its body."""
+    request_id = request.scope.get("request_id", "")
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    return JSONResponse(body, status, media_type="application/problem+json")
+
+
+def install(app: FastAPI, max_bytes: int) -> None:
+    """Give `app` these answers, request ids and the limit on a request's size."""
+
+    @app.exception_handler(Refused)
+    async def _refused(request: Request, error: Refused) -> JSONResponse:
+        return problem(request, error.status, str(error))
+
+    @app.exception_handler(Unavailable)
+    async def _unavailable(request: Request, error: Unavailable) -> JSONResponse:
+        return problem(request, 502, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        advice = "" if error.status_code == 413 else "; see /docs for what there is."
+        return problem(request, error.status_code, f"{error.detail}{advice}")
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first: dict[str, Any] = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return problem(request, 422, f"{place}: {first['msg']}; see /docs for the form.")
+
+    @app.exception_handler(Exception)
+    async def _bug(request: Request, error: Exception) -> JSONResponse:
+        request_id = request.scope.get("request_id", "")
+        log.error("request %s failed", request_id, exc_info=error)
+        return problem(request, 500, "This is a fault of the app; its log names the request's id.")
+
+    app.add_middleware(Doorkeeper, max_bytes=max_bytes)
+
+
+class Doorkeeper:
+    """Gives each request an id and refuses one that is larger than `max_bytes`, with 413."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        scope["request_id"] = uuid.uuid4().hex
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            while (await receive()).get("more_body"):
+                pass  # read on, or the client breaks off before it sees the answer
+            return await self._too_large(scope, receive, send)
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413, self._sentence())
+            return message
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"x-request-id", scope["request_id"].encode()))
+            await send(message)
+
+        return await self._app(scope, counted, named)
+
+    async def _too_large(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await problem(Request(scope), 413, self._sentence())(scope, receive, send)
+
+    def _sentence(self) -> str:
+        limit = self._max_bytes / 2**20
+        return f"The request is larger than {limit:g} MiB; send less, or raise MAX_UPLOAD_MB."

@@ -1,0 +1,134 @@
+"""Qdrant inside this process: its own engine (Qdrant Edge), one folder a collection.
+
+A file beside the folders names the current collection, so that switching over is one rename.
+One process at a time; the calls block for about a millisecond and therefore run in threads.
+"""
+
+import asyncio
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import qdrant_edge as edge
+
+from agent.errors import Unavailable
+from agent.qdrant import INDEXED, Payload, Point, Sparse, Where, Words, candidates
+
+
+class Embedded:
+    def __init__(self, folder: Path) -> None:
+        self.place = str(folder)
+        self._folder = folder
+        self._words = Words(edge)
+        self._shards: dict[str, Any] = {}
+        self._opening = threading.Lock()
+
+    async def current(self) -> str | None:
+        pointer = self._folder / "current"
+        return pointer.read_text() if pointer.exists() else None
+
+    async def create(self, collection: str, dimension: int | None) -> None:
+        sparse = edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)
+        config = edge.EdgeConfig(
+            vectors={"dense": edge.EdgeVectorParams(dimension, edge.Distance.Cosine)}
+            if dimension
+            else {},
+            sparse_vectors={"sparse": sparse},
+        )
+        path = self._folder / collection
+        shutil.rmtree(path, ignore_errors=True)  # what an interrupted re-index left
+        path.mkdir(parents=True)
+        self._shards[collection] = edge.EdgeShard.create(str(path), config)
+        for field in INDEXED:
+            keyword = edge.PayloadSchemaType.Keyword
+            await self._update(collection, edge.UpdateOperation.create_field_index(field, keyword))
+
+    async def switch(self, collection: str, old: str | None) -> None:
+        pointer = self._folder / "current.new"
+        pointer.write_text(collection)
+        os.replace(pointer, self._folder / "current")
+        if old:
+            self._shards.pop(old, None)  # a search that still runs in it keeps it open
+            shutil.rmtree(self._folder / old, ignore_errors=True)
+
+    async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        rows = [edge.Point(p.id, self._words.vectors(p), p.payload) for p in points]
+        await self._update(collection, edge.UpdateOperation.upsert_points(rows))
+
+    async def delete(self, collection: str, where: Where) -> None:
+        condition = self._words.filter(where, {})
+        operation = edge.UpdateOperation.delete_points_by_filter(condition)
+        await self._update(collection, operation)
+
+    async def fetch(self, collection: str, ids: Sequence[str]) -> list[Payload]:
+        records = await asyncio.to_thread(self._shard(collection).retrieve, list(ids), True, False)
+        return [record.payload for record in records]
+
+    async def scroll(self, collection: str, where: Where) -> list[Payload]:
+        found: list[Payload] = []
+        offset = None
+        while True:
+            request = edge.ScrollRequest(offset, 1000, self._words.filter(where, {}), True)
+            records, offset = await asyncio.to_thread(self._shard(collection).scroll, request)
+            found += [record.payload for record in records]
+            if offset is None:
+                return found
+
+    async def query(
+        self,
+        collection: str,
+        vectors: tuple[Sparse, list[float] | None],
+        limit: int,
+        where: Where,
+        unless: Where,
+    ) -> list[tuple[float, Payload]]:
+        sparse, dense = vectors
+        condition = self._words.filter(where, unless)
+        query = edge.Query.Nearest(self._words.sparse(sparse), using="sparse")
+        request = edge.QueryRequest(limit, query=query, filter=condition, with_payload=True)
+        if dense is not None:
+            sides = [query, edge.Query.Nearest(dense, using="dense")]
+            prefetches = [edge.Prefetch(candidates(limit), q, filter=condition) for q in sides]
+            fusion: Any = edge.Fusion.Rrf(2)
+            request = edge.QueryRequest(
+                limit, query=fusion, prefetches=prefetches, with_payload=True
+            )
+        points = await asyncio.to_thread(self._shard(collection).query, request)
+        return [(point.score, point.payload) for point in points]
+
+    async def optimize(self, collection: str) -> None:
+        """Build the vector index of what came in: without it a search reads every vector."""
+        await asyncio.to_thread(self._shard(collection).optimize)
+
+    async def check(self) -> str:
+        return f"embedded, in {self._folder}"
+
+    async def close(self) -> None:
+        while self._shards:
+            await asyncio.to_thread(self._shards.popitem()[1].close)
+
+    def _shard(self, collection: str) -> Any:
+        with self._opening:
+            if collection not in self._shards:
+                self._shards[collection] = self._load(self._folder / collection)
+            return self._shards[collection]
+
+    def _load(self, path: Path) -> Any:
+        try:
+            return edge.EdgeShard.load(str(path))
+        except Exception as error:
+            raise Unavailable(
+                f"The documents in {path} cannot be opened ({error}); if another process has them "
+                "open, stop it, or ask it by its page or API."
+            ) from error
+
+    async def _update(self, collection: str, operation: Any) -> None:
+        def apply() -> None:
+            shard = self._shard(collection)
+            shard.update(operation)
+            shard.flush()  # what was acknowledged survives a power cut
+
+        await asyncio.to_thread(apply)

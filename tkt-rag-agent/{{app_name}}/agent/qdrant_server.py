@@ -1,0 +1,119 @@
+"""Qdrant as a server, through its own client.
+
+An alias with the app's name is the current collection. Only what a server of version 1.15
+understands is asked for.
+"""
+
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+
+from agent.errors import Unavailable
+from agent.qdrant import INDEXED, Payload, Point, Sparse, Where, Words, candidates
+
+
+class Server:
+    def __init__(self, client: AsyncQdrantClient, alias: str, url: str) -> None:
+        self.place = url
+        self._client = client
+        self._alias = alias
+        self._words = Words(models)
+
+    async def current(self) -> str | None:
+        aliases = (await self._ask(self._client.get_aliases())).aliases
+        return next((a.collection_name for a in aliases if a.alias_name == self._alias), None)
+
+    async def create(self, collection: str, dimension: int | None) -> None:
+        sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
+        dense = models.VectorParams(size=dimension or 1, distance=models.Distance.COSINE)
+        await self._ask(self._client.delete_collection(collection))  # an interrupted re-index
+        await self._ask(
+            self._client.create_collection(
+                collection,
+                vectors_config={"dense": dense} if dimension else {},
+                sparse_vectors_config={"sparse": sparse},
+            )
+        )
+        for field in INDEXED:
+            keyword = models.PayloadSchemaType.KEYWORD
+            await self._ask(self._client.create_payload_index(collection, field, keyword))
+
+    async def switch(self, collection: str, old: str | None) -> None:
+        """Move the alias in one request: every search sees the old collection or the new one."""
+        create = models.CreateAlias(collection_name=collection, alias_name=self._alias)
+        operations: list[Any] = [models.CreateAliasOperation(create_alias=create)]
+        if old:
+            delete = models.DeleteAlias(alias_name=self._alias)
+            operations.insert(0, models.DeleteAliasOperation(delete_alias=delete))
+        await self._ask(self._client.update_collection_aliases(operations))
+        if old:
+            await self._ask(self._client.delete_collection(old))
+
+    async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        rows = [
+            models.PointStruct(id=p.id, vector=self._words.vectors(p), payload=p.payload)
+            for p in points
+        ]
+        await self._ask(self._client.upsert(collection, rows))
+
+    async def delete(self, collection: str, where: Where) -> None:
+        await self._ask(self._client.delete(collection, self._words.filter(where, {})))
+
+    async def fetch(self, collection: str, ids: Sequence[str]) -> list[Payload]:
+        records = await self._ask(self._client.retrieve(collection, list(ids)))
+        return [record.payload for record in records]
+
+    async def scroll(self, collection: str, where: Where) -> list[Payload]:
+        found: list[Payload] = []
+        offset = None
+        while True:
+            condition = self._words.filter(where, {})
+            records, offset = await self._ask(
+                self._client.scroll(collection, condition, limit=1000, offset=offset)
+            )
+            found += [record.payload for record in records]
+            if offset is None:
+                return found
+
+    async def query(
+        self,
+        collection: str,
+        vectors: tuple[Sparse, list[float] | None],
+        limit: int,
+        where: Where,
+        unless: Where,
+    ) -> list[tuple[float, Payload]]:
+        sparse, dense = self._words.sparse(vectors[0]), vectors[1]
+        condition = self._words.filter(where, unless)
+        query: dict[str, Any] = {"query": sparse, "using": "sparse", "query_filter": condition}
+        if dense is not None:
+            depth = candidates(limit)
+            query = {
+                "query": models.FusionQuery(fusion=models.Fusion.RRF),
+                "prefetch": [
+                    models.Prefetch(query=vector, using=name, limit=depth, filter=condition)
+                    for name, vector in (("sparse", sparse), ("dense", dense))
+                ],
+            }
+        found = await self._ask(self._client.query_points(collection, limit=limit, **query))
+        return [(point.score, point.payload) for point in found.points]
+
+    async def optimize(self, collection: str) -> None:
+        """A server does this by itself."""
+
+    async def check(self) -> str:
+        return f"Qdrant {(await self._ask(self._client.info())).version} at {self.place}"
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _ask(self, call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        except UnexpectedResponse as error:
+            reason = f"answers {error.status_code}: {error.content.decode(errors='replace')[:200]}"
+        except (ApiException, OSError) as error:
+            reason = f"does not answer ({error or type(error).__name__})"
+        raise Unavailable(f"Qdrant at {self.place} {reason}; check QDRANT_URL and that it runs.")

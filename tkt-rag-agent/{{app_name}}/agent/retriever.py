@@ -1,0 +1,88 @@
+"""How passages are found: what is indexed of a passage, and what is asked for a question.
+
+Two sides, fused by Qdrant: *words* (BM25, Qdrant's own encoder, so that the embedded engine and the
+server get the same numbers) and, where an embedding model answers, *meaning*.
+"""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from qdrant_edge import Bm25, Bm25Config
+
+from agent.qdrant import Sparse
+from agent.split import Passage
+
+if TYPE_CHECKING:
+    from agent.store import Hit, Store
+
+LANGUAGE = "english"
+"""Whose word endings and stop words the BM25 side knows. Load the documents anew after a change."""
+USUAL_WORDS = 170
+"""Length of a usual passage with its opening, in words; words of longer ones count for less."""
+LENGTH_MATTERS = 0.4
+"""How much less (BM25's b, 0 to 1): below the usual 0.75, since each passage has the opening."""
+OPENING_CHARS = 500
+"""How much of a document's beginning, where its parties stand, is indexed with each passage."""
+
+Vectors = tuple[Sparse, list[float] | None]
+
+
+class Embedder(Protocol):
+    """What makes vectors of texts; see `gateway.py`."""
+
+    async def resolve(self, recorded: str | None) -> tuple[str, int] | None: ...
+    async def embed(self, texts: Sequence[str]) -> list[list[float]] | None: ...
+
+
+class Index:
+    """Both sides of the index, for passages and for questions."""
+
+    def __init__(self, embedder: Embedder | None) -> None:
+        self._embedder = embedder
+        self._words = Bm25(Bm25Config(language=LANGUAGE, avg_len=USUAL_WORDS, b=LENGTH_MATTERS))
+
+    async def embedding(self, recorded: str | None) -> tuple[str | None, int | None]:
+        """Embedding model and dimension in force; (None, None) when no model answers."""
+        found = await self._embedder.resolve(recorded) if self._embedder else None
+        return found or (None, None)
+
+    async def passages(
+        self, document: str, opening: str, passages: Sequence[Passage], meaning: bool
+    ) -> tuple[list[Vectors], bool]:
+        """Vectors of the passages, and whether meaning is among them."""
+        texts = [in_context(document, passage.heading, passage.text) for passage in passages]
+        dense = await self._embedder.embed(texts) if meaning and self._embedder else None
+        words = [self._words.embed_document(f"{opening}\n{text}") for text in texts]
+        sides: Sequence[list[float] | None] = dense or [None] * len(texts)
+        pairs: list[Vectors] = [
+            ((w.indices, w.values), d) for w, d in zip(words, sides, strict=True)
+        ]
+        return pairs, dense is not None
+
+    async def question(self, question: str, meaning: bool) -> Vectors:
+        words = self._words.embed_query(question)
+        dense = await self._embedder.embed([question]) if meaning and self._embedder else None
+        return (words.indices, words.values), dense[0] if dense else None
+
+    def coverage(self, question: str, text: str) -> float:
+        """Share of the question's words that stand in `text`, 0 to 1, endings disregarded."""
+        asked = set(self._words.embed_query(question).indices)
+        return len(asked & set(self._words.embed_query(text).indices)) / len(asked) if asked else 0
+
+
+def in_context(document: str, heading: str | None, text: str) -> str:
+    """A passage says little of the document and the section that it stands in; this says it."""
+    name = PurePosixPath(document).stem.replace("-", " ").replace("_", " ")
+    return "\n".join(part for part in (name, heading, text) if part)
+
+
+def opening(passages: Sequence[Passage]) -> str:
+    """The beginning of a document, from its passages."""
+    return "\n".join(passage.text for passage in passages[:5])[:OPENING_CHARS]
+
+
+async def find(store: "Store", question: str, k: int, documents: Sequence[str] = ()) -> list["Hit"]:
+    """The `k` best passages for a question, best first, of `documents` or of all."""
+    vectors = await store.index.question(question, store.model is not None)
+    return await store.search(vectors, k, documents)

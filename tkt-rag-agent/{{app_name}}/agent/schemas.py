@@ -1,0 +1,150 @@
+"""What goes over the wire: the bodies of the API's requests and answers."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Reply(BaseModel):
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
+
+
+class Filter(Body):
+    document: str | list[str] = []
+    """Only in this document, or these."""
+
+    @property
+    def documents(self) -> list[str]:
+        return [self.document] if isinstance(self.document, str) else self.document
+
+
+class SearchRequest(Body):
+    query: Text
+    k: int = Field(default=5, ge=1, le=200)
+    """Passages wanted."""
+    filter: Filter = Filter()
+
+
+class Message(Body):
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class ChatRequest(Body):
+    question: Text
+    history: list[Message] = Field(default=[], max_length=200)
+    """The talk so far, oldest first."""
+    session_id: str | None = Field(default=None, max_length=200)
+    """Groups traces of one talk."""
+    stream: bool = False
+    """Server-sent events instead of one JSON answer."""
+    filter: Filter = Filter()
+
+
+class Passage(Reply):
+    document: str
+    page: int | None
+    heading: str | None
+    start: int
+    """Character of the extracted text where the passage begins."""
+    end: int
+    text: str
+    score: float
+
+
+class Citation(Reply):
+    n: int
+    """The answer cites it as [n]."""
+    document: str
+    page: int | None
+    heading: str | None
+    start: int
+    """Character of the extracted text where the quote begins."""
+    end: int
+    quote: str
+    score: float
+
+
+class Answer(Reply):
+    answer: str
+    answered: bool
+    """False when the documents do not answer the question."""
+    citations: list[Citation]
+    mode: Literal["model", "extractive"]
+    run_id: str
+    trace_id: str | None
+    session_id: str | None
+
+
+class Started(Reply):
+    run_id: str
+    detail: str = "The answer takes longer; ask for it at /api/runs/{run_id}."
+
+
+class RunState(Reply):
+    run_id: str
+    state: Literal["running", "done", "error"]
+    events: int
+    result: dict[str, Any] | None
+    """Data of the last event, once it is there."""
+
+
+class File(Reply):
+    document: str
+    status: Literal["waiting", "added", "replaced", "unchanged", "failed"]
+    id: str | None = None
+    reason: str | None = None
+
+
+class Job(Reply):
+    job_id: str
+    status: Literal["running", "done", "error"]
+    total: int
+    done: int
+    files: list[File]
+
+
+class Document(Reply):
+    id: str
+    document: str
+    bytes: int
+    pages: int
+    """0 where the format has no pages."""
+    characters: int
+    passages: int
+    embedding: str | None
+    """Model that indexed it; null: by words alone."""
+    added_at: str
+
+
+class Health(Reply):
+    status: Literal["healthy"] = "healthy"
+    component: str = "app"
+    service: str
+
+
+class Service(Reply):
+    ok: bool
+    detail: str
+
+
+class Ready(Reply):
+    ready: bool
+    """False while the app starts or a configured service is down."""
+    mode: Literal["model", "extractive"]
+    services: dict[str, Service]
+
+
+class Problem(Reply):
+    type: str
+    title: str
+    status: int
+    detail: str
+    """What is wrong and what to do, in a sentence."""
+    request_id: str

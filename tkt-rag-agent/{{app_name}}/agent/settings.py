@@ -1,0 +1,119 @@
+"""Everything that can be configured, with its unit or trade-off.
+
+The values come from environment variables of the same name in capitals; `app.env` beside `app.py`
+holds the defaults of this app, and a real environment variable wins over it.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+HERE = Path(__file__).resolve().parent.parent
+CLUSTER_QDRANT = "http://qdrant.qdrant.svc.cluster.local:6333"
+CLUSTER_LITELLM = "http://litellm.litellm.svc.cluster.local/v1"
+CLUSTER_LLM_GATEWAY = "http://llm-proxy.thinkube-control.svc.cluster.local:8080/v1"
+CLUSTER_LANGFUSE = "http://langfuse.langfuse.svc.cluster.local:3000"
+
+
+class Settings(BaseSettings):
+    """One frozen object for the whole process; read once, when the app is created."""
+
+    model_config = SettingsConfigDict(
+        env_file=HERE / "app.env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    app_name: str = "rag-agent"
+    """Prefix of the Qdrant collection."""
+    app_title: str = ""
+    """Heading of the page; the app's name when empty."""
+    project_description: str = ""
+    """Line under the heading of the page."""
+    port: int = 7860
+    """Where `python -m agent.ask` looks for a running app."""
+    data_dir: Path = HERE / "data"
+    """Folder of the embedded Qdrant. In a pod it dies with the pod."""
+
+    chat_model: str = "auto"
+    """Model name at the gateway; `auto` takes the first that answers, `none` quotes the documents
+    instead of asking a model."""
+    embedding_model: str = "auto"
+    """Model name at the gateway; `auto` keeps the one that the documents were indexed with, else
+    takes the first that answers; `none` searches by words alone."""
+    litellm_endpoint: str = ""
+    """Base URL of LiteLLM or another OpenAI-compatible gateway."""
+    litellm_master_key: SecretStr = SecretStr("")
+    """Key of that gateway."""
+    qdrant_url: str = ""
+    """Qdrant server; when empty, Qdrant is embedded in the process."""
+    qdrant_api_key: SecretStr = SecretStr("")
+    """Only for a Qdrant that asks for one; the platform's does not."""
+    langfuse_host: str = ""
+    """Langfuse server that takes the traces."""
+    langfuse_public_key: str = ""
+    """Tracing is off without this key and the secret one."""
+    langfuse_secret_key: SecretStr = SecretStr("")
+    """Tracing is off without this key and the public one."""
+
+    passages: int = Field(default=6, ge=1, le=50)
+    """Passages given to the model: more context, more cost."""
+    answer_tokens: int = Field(default=1024, ge=1)
+    """Longest answer, in tokens."""
+    answer_timeout_s: float = Field(default=300, gt=0)
+    """Seconds after which an answer is given up."""
+    max_upload_mb: int = Field(default=50, ge=1)
+    """Largest upload in one request, in MiB."""
+    max_question_chars: int = Field(default=8000, ge=1)
+    """Longest question, in characters."""
+
+    # What the platform injects into every pod: enough to make a token for its own LLM gateway.
+    keycloak_url: str = ""
+    """Set by the platform: Keycloak's address."""
+    keycloak_realm: str = "thinkube"
+    """Set by the platform: the realm of users and apps."""
+    mlflow_keycloak_client_id: str = "mlflow"
+    """Set by the platform: the client that may ask for a token by password."""
+    mlflow_client_secret: SecretStr = SecretStr("")
+    """Set by the platform: that client's secret."""
+    mlflow_auth_username: str = ""
+    """Set by the platform: for whom the token is made."""
+    mlflow_auth_password: SecretStr = SecretStr("")
+    """Set by the platform: with which password."""
+    kubernetes_service_host: str = ""
+    """Set by Kubernetes: that the app runs in a cluster."""
+
+    @field_validator("litellm_endpoint")
+    @classmethod
+    def _ends_in_v1(cls, url: str) -> str:
+        """LiteLLM is given with or without `/v1`; its OpenAI paths stand under `/v1`."""
+        url = url.rstrip("/")
+        return f"{url}/v1" if url and not url.endswith("/v1") else url
+
+    @property
+    def title(self) -> str:
+        return self.app_title or self.app_name.replace("-", " ").title()
+
+    @property
+    def in_cluster(self) -> bool:
+        return bool(self.kubernetes_service_host or self.keycloak_url)
+
+    @property
+    def can_mint_token(self) -> bool:
+        return bool(self.keycloak_url and self.mlflow_auth_username and self.mlflow_auth_password)
+
+    @property
+    def gateway_url(self) -> str:
+        """The model gateway: the configured one, else LiteLLM or the platform's own; "" = none."""
+        if self.litellm_endpoint:
+            return self.litellm_endpoint
+        if self.litellm_master_key and self.in_cluster:
+            return CLUSTER_LITELLM
+        return CLUSTER_LLM_GATEWAY if self.can_mint_token else ""
+
+    @property
+    def langfuse_url(self) -> str:
+        return self.langfuse_host or (CLUSTER_LANGFUSE if self.in_cluster else "")

@@ -1,0 +1,85 @@
+"""How a text is cut into passages: whole paragraphs up to a size, never across a page.
+
+A passage is the unit that is found, quoted and cited. Its `start` and `end` count characters of
+the extracted text, so that `text[start:end]` is the passage, whatever the file was.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.extract import Extracted, Mark
+
+PASSAGE_CHARS = 1000
+"""Longest passage: longer ones carry more context and more that is beside the point."""
+SECTION_CHARS = 250
+"""A section shorter than this shares its passage with the next: a lone heading answers nothing."""
+
+_PARAGRAPH = re.compile(r"\S(?:.*\S)?(?:\n(?!\s*\n).*\S)*")
+_SENTENCE_END = re.compile(r"(?<=[.!?;:])[\"')\]]*\s+|\n+")
+
+
+@dataclass(frozen=True)
+class Passage:
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+    text: str
+
+
+def split(document: Extracted) -> list[Passage]:
+    """Cut into passages of at most `PASSAGE_CHARS` characters, in reading order."""
+    passages: list[Passage] = []
+    start = end = 0
+    last: Mark | None = None
+    for a, b, mark in _pieces(document):
+        if last and _breaks(b - start, end - start, last, mark):
+            passages.append(_passage(document.text, start, end, last))
+            last = None
+        if last is None:
+            start = a
+        end, last = b, mark
+    return [*passages, _passage(document.text, start, end, last)] if last else passages
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Spans of the sentences of `text`; an abbreviation may cut one short, never lose a word."""
+    spans, start = [], 0
+    for match in _SENTENCE_END.finditer(text):
+        if not _is_numbering(text[start : match.start()]):
+            spans.append((start, match.start()))
+            start = match.end()
+    return [*spans, (start, len(text))] if start < len(text) else spans
+
+
+def _is_numbering(words: str) -> bool:
+    """`12.3 (a)` in front of a clause is no sentence of its own."""
+    return len(words) < 8 and not re.search(r"[a-z]{2}", words)
+
+
+def _breaks(joined: int, size: int, last: Mark, mark: Mark) -> bool:
+    new_section = mark.heading != last.heading and size >= SECTION_CHARS
+    return joined > PASSAGE_CHARS or mark.page != last.page or new_section
+
+
+def _passage(text: str, start: int, end: int, mark: Mark) -> Passage:
+    return Passage(start, end, mark.page, mark.heading, text[start:end])
+
+
+def _pieces(document: Extracted) -> Iterator[tuple[int, int, Mark]]:
+    """Paragraphs with the mark they stand under, cut where longer than a passage."""
+    ends = [mark.start for mark in document.marks[1:]] + [len(document.text)]
+    for mark, end in zip(document.marks, ends, strict=True):
+        for paragraph in _PARAGRAPH.finditer(document.text, mark.start, end):
+            for a, b in _fitting(paragraph.group()):
+                yield paragraph.start() + a, paragraph.start() + b, mark
+
+
+def _fitting(paragraph: str) -> Iterator[tuple[int, int]]:
+    if len(paragraph) <= PASSAGE_CHARS:
+        yield 0, len(paragraph)
+        return
+    for start, end in sentences(paragraph):
+        for cut in range(start, end, PASSAGE_CHARS):
+            yield cut, min(end, cut + PASSAGE_CHARS)

@@ -1,0 +1,244 @@
+"""Where documents live, and how they come and go without a moment of half a document.
+
+Qdrant has no transactions, so one small point a document, its *entry*, says which version of its
+passages is served. Writing that one point is the switch. A new version is written beside the old
+one first and the old one deleted after it; what is being written or deleted stands in the entry's
+`leftover`, for the next start to clean up after a crash. A search drops hits of any version that
+its document's entry does not name, and asks again without them.
+"""
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from agent.qdrant import Payload, Point, Sparse
+from agent.retriever import Index, opening
+from agent.split import Passage
+
+if TYPE_CHECKING:
+    from agent.qdrant_embedded import Embedded
+    from agent.qdrant_server import Server
+
+BATCH = 64
+"""Passages in one write and one embedding request: as many as small embedding servers take."""
+_META = str(uuid.uuid5(uuid.NAMESPACE_URL, "meta"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One document. `version` is empty while the first version is on its way in, or out."""
+
+    document: str
+    sha256: str = ""
+    bytes: int = 0
+    pages: int = 0
+    characters: int = 0
+    passages: int = 0
+    added_at: str = ""
+    version: str = ""
+    embedding: str | None = None
+    leftover: list[str] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, self.document))
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found; `text` is the extracted text from `start` to `end`."""
+
+    document: str
+    page: int | None
+    heading: str | None
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+class Store:
+    """The documents of one app, in the current collection of a Qdrant, embedded or server."""
+
+    def __init__(self, database: "Embedded | Server", app_name: str, index: Index) -> None:
+        self.database = database
+        self.index = index
+        self.model: str | None = None  # whose vectors the collection holds, None: words alone
+        self._app_name = app_name
+        self._collection = ""
+        self._writing = asyncio.Lock()
+
+    async def tend(self) -> None:
+        """Make the collection what the settings want, and finish what a crash interrupted.
+
+        Called before the first use and now and then: another embedding model re-indexes into a new
+        collection, and documents that came while the embedding service was away get their vectors.
+        """
+        async with self._writing:
+            current = await self.database.current()
+            model, dimension = await self.index.embedding(await self._recorded_model(current))
+            if self._collection and model == self.model:
+                return
+            wanted = self._name(model, dimension)
+            if current is None or (model and current != wanted):
+                self._collection, self.model = current or "", None  # serves meanwhile, by words
+                await self._rebuild(current, wanted, model, dimension)
+                current = wanted
+            self._collection, self.model = current, model
+            await self._clean_up()
+            for entry in await self._entries(current):
+                if model and entry.embedding != model:
+                    await self._write(entry, await self._passages(current, entry))
+
+    async def put(self, entry: Entry, passages: Sequence[Passage]) -> None:
+        """Store a document in place of its previous version, if there was one."""
+        await self._opened()
+        async with self._writing:
+            await self._write(entry, passages)
+
+    async def delete(self, document_id: str) -> Entry | None:
+        """Remove a document; None when there is none of that id."""
+        await self._opened()
+        async with self._writing:
+            entry = await self._entry(document_id)
+            if entry:
+                gone = replace(entry, version="", leftover=[*entry.leftover, entry.version])
+                await self._save(self._collection, gone)
+                await self._drop_leftover(gone)
+            return entry
+
+    async def documents(self) -> list[Entry]:
+        """What is served, by name."""
+        await self._opened()
+        return await self._entries(self._collection)
+
+    async def entry(self, document: str) -> Entry | None:
+        await self._opened()
+        return await self._entry(Entry(document).id)
+
+    async def search(
+        self, vectors: tuple[Sparse, list[float] | None], limit: int, documents: Sequence[str] = ()
+    ) -> list[Hit]:
+        """The best passages of `documents`, or of all when none are named, best first."""
+        await self._opened()
+        where = {"document": list(documents)} if documents else {}
+        hidden: list[str] = []
+        while True:
+            unless = {"version": hidden} if hidden else {}
+            found = await self.database.query(self._collection, vectors, limit, where, unless)
+            ids = {Entry(payload["document"]).id for _, payload in found}
+            entries = await self.database.fetch(self._collection, list(ids))
+            served = {entry["version"] for entry in entries}
+            stale = {payload["version"] for _, payload in found} - served
+            if not stale:
+                return [_hit(payload, score) for score, payload in found]
+            hidden += stale
+
+    async def optimize(self) -> None:
+        """Index what came in; slow, and searches go on meanwhile."""
+        await self.database.optimize(self._collection)
+
+    async def _opened(self) -> None:
+        if not self._collection:
+            await self.tend()
+
+    async def _write(self, entry: Entry, passages: Sequence[Passage]) -> None:
+        old = await self._entry(entry.id) or Entry(entry.document)
+        version = uuid.uuid4().hex
+        await self._save(self._collection, replace(old, leftover=[*old.leftover, version]))
+        model = await self._index_passages(
+            self._collection, replace(entry, version=version), passages, self.model
+        )
+        leftover = [*old.leftover, old.version] if old.version else old.leftover
+        new = replace(entry, version=version, embedding=model, leftover=leftover)
+        await self._save(self._collection, new)
+        await self._drop_leftover(new)
+
+    async def _index_passages(
+        self, collection: str, entry: Entry, passages: Sequence[Passage], model: str | None
+    ) -> str | None:
+        """Write them with their vectors; gives the embedding model, None where it was away."""
+        served = {"kind": "passage", "document": entry.document, "version": entry.version}
+        for at in range(0, len(passages), BATCH):
+            batch = passages[at : at + BATCH]
+            vectors, meaning = await self.index.passages(
+                entry.document, opening(passages), batch, bool(model)
+            )
+            model = model if meaning else None
+            points = [
+                Point(
+                    str(uuid.uuid5(uuid.UUID(entry.version), str(at + number))),
+                    asdict(passage) | served,
+                    *pair,
+                )
+                for number, (passage, pair) in enumerate(zip(batch, vectors, strict=True))
+            ]
+            await self.database.upsert(collection, points)
+        return model
+
+    async def _rebuild(
+        self, old: str | None, new: str, model: str | None, dimension: int | None
+    ) -> None:
+        """Copy every document into a new collection and switch; the old one serves meanwhile."""
+        entries = await self._entries(old) if old else []
+        await self.database.create(new, dimension)
+        for entry in entries:
+            passages = await self._passages(str(old), entry)
+            embedding = await self._index_passages(new, entry, passages, model)
+            await self._save(new, replace(entry, embedding=embedding, leftover=[]))
+        meta = {"kind": "meta", "embedding_model": model, "dimension": dimension}
+        await self.database.upsert(new, [Point(_META, meta)])
+        await self.database.switch(new, old)
+
+    async def _clean_up(self) -> None:
+        condition = {"kind": ["document"]}
+        for payload in await self.database.scroll(self._collection, condition):
+            if payload["leftover"] or not payload["version"]:
+                await self._drop_leftover(_entry(payload))
+
+    async def _drop_leftover(self, entry: Entry) -> None:
+        if entry.leftover:
+            await self.database.delete(self._collection, {"version": entry.leftover})
+        if entry.version:
+            await self._save(self._collection, replace(entry, leftover=[]))
+        else:
+            condition = {"kind": ["document"], "document": [entry.document]}
+            await self.database.delete(self._collection, condition)
+
+    async def _save(self, collection: str, entry: Entry) -> None:
+        payload = {"kind": "document"} | asdict(entry)
+        await self.database.upsert(collection, [Point(entry.id, payload)])
+
+    async def _entry(self, document_id: str) -> Entry | None:
+        found = await self.database.fetch(self._collection, [document_id])
+        return next((e for e in map(_entry, found) if e.version), None)
+
+    async def _entries(self, collection: str) -> list[Entry]:
+        found = await self.database.scroll(collection, {"kind": ["document"]})
+        return sorted((e for e in map(_entry, found) if e.version), key=lambda e: e.document)
+
+    async def _passages(self, collection: str, entry: Entry) -> list[Passage]:
+        found = await self.database.scroll(collection, {"version": [entry.version]})
+        names = [f.name for f in fields(Passage)]
+        passages = [Passage(**{name: p[name] for name in names}) for p in found if "start" in p]
+        return sorted(passages, key=lambda passage: passage.start)
+
+    async def _recorded_model(self, collection: str | None) -> str | None:
+        meta = await self.database.fetch(collection, [_META]) if collection else []
+        return meta[0]["embedding_model"] if meta else None
+
+    def _name(self, model: str | None, dimension: int | None) -> str:
+        kind = hashlib.sha256(f"{model}:{dimension}".encode()).hexdigest()[:8] if model else "words"
+        return f"{self._app_name}-{kind}"
+
+
+def _entry(payload: Payload) -> Entry:
+    return Entry(**{f.name: payload[f.name] for f in fields(Entry)})
+
+
+def _hit(payload: Payload, score: float) -> Hit:
+    values: dict[str, Any] = payload | {"score": score}
+    return Hit(**{f.name: values[f.name] for f in fields(Hit)})
