@@ -6,8 +6,9 @@ nothing; changed content takes the place of the old at one stroke (see `store.py
 
 import asyncio
 import hashlib
+import shutil
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from agent import extract, split
 from agent.errors import Refused, Unavailable
+from agent.runs import Event, Run
 from agent.services import Services, connect
 from agent.settings import Settings
 from agent.store import Entry
@@ -57,7 +59,6 @@ def trouble_with_name(document: str) -> str | None:
 
 async def ingest(services: Services, sources: Sequence[Source]) -> AsyncIterator[Outcome]:
     """Take the files in, one after the other; gives the outcome of each as it is there."""
-    changed = False
     for source in sources:
         try:
             outcome = await _take_in(services, source)
@@ -65,10 +66,23 @@ async def ingest(services: Services, sources: Sequence[Source]) -> AsyncIterator
             outcome = Outcome(source.document, "failed", reason=f"The file {error}.")
         except (Refused, Unavailable, OSError) as error:
             outcome = Outcome(source.document, "failed", reason=str(error))
-        changed |= outcome.status in ("added", "replaced")
         yield outcome
-    if changed:
-        await services.store.optimize()
+
+
+def start_ingest(services: Services, sources: Sequence[Source], folder: Path | None = None) -> Run:
+    """A run that takes `sources` in, and in the end deletes the `folder` they were copied to."""
+
+    async def work(run: Run) -> AsyncGenerator[Event, None]:
+        run.add(Event("files", {"documents": [source.document for source in sources]}))
+        try:
+            async for outcome in ingest(services, sources):
+                yield Event("file", vars(outcome))
+        finally:
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
+        yield Event("done", {})
+
+    return services.runs.start(work, None)
 
 
 async def _take_in(services: Services, source: Source) -> Outcome:
@@ -116,6 +130,7 @@ async def _main(folder: Path) -> int:
             counts[outcome.status] = counts.get(outcome.status, 0) + 1
             if outcome.reason:
                 failed.append(f"{outcome.document}: {outcome.reason}")
+    await services.store.optimize()
     await services.close()
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     print("\n".join(failed), end="\n" if failed else "")

@@ -100,7 +100,7 @@ class Embedded:
         return [(point.score, point.payload) for point in points]
 
     async def optimize(self, collection: str) -> None:
-        """Build the vector index of what came in: without it a search reads every vector."""
+        """Holds Python's lock until it is done, so that no other thread runs."""
         await asyncio.to_thread(self._shard(collection).optimize)
 
     async def check(self) -> str:

@@ -138,7 +138,8 @@ class Store:
             hidden += stale
 
     async def optimize(self) -> None:
-        """Index what came in; slow, and searches go on meanwhile."""
+        """Compact, and index vectors. For a command line: the embedded engine stops the whole
+        process meanwhile, 4 s for 20,000 passages, and answers as fast without it up to there."""
         await self.database.optimize(self._collection)
 
     async def _opened(self) -> None:

@@ -1,0 +1,109 @@
+"""Serving a double: in a thread for the length of a block, or in the foreground by hand."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.responses import StreamingResponse
+
+
+@contextmanager
+def running(app: Any, port: int = 0) -> Iterator[str]:
+    """Serve the ASGI `app` on 127.0.0.1 from a thread; yields its URL, without a slash at the end.
+
+    Port 0 takes a free one. It accepts connections when it yields; at the end open requests are
+    cancelled and their connections closed. OSError when the port is taken.
+    """
+    listener = socket.create_server(("127.0.0.1", port), backlog=2048)
+    server = uvicorn.Server(_config(app))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        _wait_until_started(server, thread)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+def by_hand(app: Any, port: int) -> None:
+    """Serve until Ctrl-C."""
+    uvicorn.run(app, host="127.0.0.1", port=port, ws="none", timeout_graceful_shutdown=1)
+
+
+def arguments(description: str | None, port: int) -> argparse.ArgumentParser:
+    """The command line that all doubles share; `port` is the default."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    parser.add_argument("--port", type=int, default=port)
+    return parser
+
+
+class Cut(Exception):
+    """Raised by what makes a streamed body: the connection is closed in mid-body."""
+
+
+class Stream(StreamingResponse):
+    """A body made piece by piece. A client that leaves, or the loop's time `until`, ends `pieces`
+    at once, so that its `finally` runs."""
+
+    def __init__(
+        self, pieces: AsyncGenerator[bytes, None], until: float | None = None, **given: Any
+    ) -> None:
+        super().__init__(pieces, **given)
+        self._pieces, self._until = pieces, until
+        self.ended_by_time = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        sending = asyncio.ensure_future(self.stream_response(send))
+        leaving = asyncio.ensure_future(until_gone(receive))
+        try:
+            seconds = None if self._until is None else self._until - _now()
+            done, _ = await asyncio.wait(
+                (sending, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            self.ended_by_time = not done
+        finally:
+            await _end(sending)
+            await _end(leaving)
+            await self._pieces.aclose()
+
+
+async def until_gone(receive: Any) -> None:
+    """Return when the client has closed its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(task: asyncio.Future[None]) -> None:
+    """Uvicorn closes the connection of a response that was started and not finished."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Cut):
+        await task
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _config(app: Any) -> uvicorn.Config:
+    # Critical: a response that is cut on purpose is an error in uvicorn's log.
+    return uvicorn.Config(
+        app, ws="none", log_level="critical", access_log=False, timeout_graceful_shutdown=0
+    )
+
+
+def _wait_until_started(server: uvicorn.Server, thread: threading.Thread) -> None:
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("The double did not start; serve it by hand to see why.")
+        time.sleep(0.002)
