@@ -13,11 +13,12 @@ citation. `fail` makes it do what gateways do on a bad day:
     garbage            200 with bytes that are no JSON
     refuse_embeddings  embeddings answer 500; chat goes on
 
-All but `refuse_embeddings`, `empty_stream` (chat alone) hold for every path under /v1.
+`empty_stream` concerns chat alone; the others, but for `refuse_embeddings`, every path under /v1.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -102,13 +103,14 @@ class Gateway(Double):
         self.active = 0
         self.aborted = 0
         self.app = Starlette(
+            debug=True,  # a 500 shows its traceback
             routes=[
                 self.control(),
                 Route("/health/liveliness", self._alive),
                 Route("/v1/models", self._guarded(self._models)),
                 Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
                 Route("/v1/embeddings", self._guarded(self._embed), methods=["POST"]),
-            ]
+            ],
         )
 
     async def _alive(self, request: Request) -> Response:
@@ -121,7 +123,7 @@ class Gateway(Double):
             body = json.loads(await request.body() or b"{}")
             self.requests.append(Received(request.url.path, dict(request.headers), body))
             if self.fail == "hang":
-                return Stream(self._counted(self._nothing(request)))
+                return await self._hang(request)
             return self._refused(request) or handler(body)
 
         return guarded
@@ -151,8 +153,8 @@ class Gateway(Double):
         answer = chat.Completion(body, self._answer(body))
         if streams:
             return self._send_paced(answer.chunks(), "text/event-stream")
-        pace = [b""] * len(answer.pieces)
-        return self._send_paced([*pace, answer.whole()], "application/json")
+        nothing = [b""] * len(answer.pieces)
+        return self._send_paced([*nothing, answer.whole()], "application/json")
 
     def _embed(self, body: dict[str, Any]) -> Response:
         if self.fail == "refuse_embeddings":
@@ -183,44 +185,52 @@ class Gateway(Double):
         return Response(body, media_type="application/json")
 
     def _send_paced(self, pieces: list[bytes], media_type: str) -> Response:
-        broken = self._counted(self._broken(pieces))
-        sound = self._counted(self._paced(pieces))
-        return Stream(broken if self.fail in ("cut", "garbage") else sound, media_type=media_type)
+        cut = self.fail == "cut"
+        if self.fail == "garbage":
+            pieces = [GARBAGE]
+        paced = self._paced(_first_half(pieces) if cut else pieces, cut)
+        return Stream(self._counted(paced), media_type=media_type)
+
+    async def _paced(self, pieces: list[bytes], cut: bool) -> AsyncGenerator[bytes, None]:
+        """Each piece at its time since the start, so that delays do not add up."""
+        start = time.monotonic() + self.first_token_s
+        for n, piece in enumerate(pieces):
+            due = start + (n / self.tokens_per_second if self.tokens_per_second else 0)
+            await asyncio.sleep(max(0, due - time.monotonic()))
+            if piece:
+                yield piece
+        if cut:
+            raise Cut
 
     async def _counted(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """`pieces`, counted as active, and as aborted when the client does not take them all."""
         self.active += 1
-        whole = False
+        left = True
         try:
             async for piece in pieces:
                 yield piece
-            whole = True
+            left = False
         except Cut:
-            whole = True
+            left = False
             raise
         finally:
             self.active -= 1
-            self.aborted += not whole
+            self.aborted += left
 
-    async def _paced(self, pieces: list[bytes]) -> AsyncGenerator[bytes, None]:
-        """Each piece at its time since the start, so that delays do not add up."""
-        start = time.monotonic()
-        for n, piece in enumerate(pieces):
-            due = self.first_token_s + (n / self.tokens_per_second if self.tokens_per_second else 0)
-            await chat.sleep_until(start + due)
-            yield piece
+    async def _hang(self, request: Request) -> Response:
+        self.active += 1
+        try:
+            return await hang(request)
+        finally:
+            self.active -= 1
+            self.aborted += 1
 
-    async def _broken(self, pieces: list[bytes]) -> AsyncGenerator[bytes, None]:
-        if self.fail == "garbage":
-            yield GARBAGE
-            return
-        body = b"".join(pieces)
-        yield body[: len(body) // 2]
-        raise Cut
 
-    async def _nothing(self, request: Request) -> AsyncGenerator[bytes, None]:
-        await hang(request)
-        yield b""
+def _first_half(pieces: list[bytes]) -> list[bytes]:
+    """The first events of a stream; of a JSON body, which comes last and whole, its first bytes."""
+    if sum(map(bool, pieces)) > 1:
+        return pieces[: len(pieces) // 2]
+    return [*pieces[:-1], pieces[-1][: len(pieces[-1]) // 2]]
 
 
 def _error(status: int, kind: str, message: str, param: str | None = None) -> Response:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 
 
 @contextmanager
@@ -38,7 +38,14 @@ def running(app: Any, port: int = 0) -> Iterator[str]:
 
 def by_hand(app: Any, port: int) -> None:
     """Serve until Ctrl-C."""
-    uvicorn.run(app, host="127.0.0.1", port=port, ws="none", timeout_graceful_shutdown=1)
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=port,
+        ws="none",
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
 
 
 def arguments(description: str | None, port: int) -> argparse.ArgumentParser:
@@ -52,30 +59,53 @@ class Cut(Exception):
     """Raised by what makes a streamed body: the connection is closed in mid-body."""
 
 
-class Stream(StreamingResponse):
-    """A body made piece by piece. A client that leaves, or the loop's time `until`, ends `pieces`
-    at once, so that its `finally` runs."""
+class Stream(Response):
+    """A body made piece by piece; nothing is sent before the first piece, which may be empty.
+
+    A client that leaves, or the loop's time `until`, ends `pieces` at once, so that its `finally`
+    runs. `started` tells whether headers were sent, `late` that `until` came first.
+    """
 
     def __init__(
-        self, pieces: AsyncGenerator[bytes, None], until: float | None = None, **given: Any
+        self,
+        pieces: AsyncGenerator[bytes, None],
+        status_code: int = 200,
+        media_type: str | None = None,
+        until: float | None = None,
     ) -> None:
-        super().__init__(pieces, **given)
+        self.status_code, self.media_type, self.background = status_code, media_type, None
+        self.init_headers()
         self._pieces, self._until = pieces, until
-        self.ended_by_time = False
+        self.started = self.late = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        sending = asyncio.ensure_future(self.stream_response(send))
+        sending = asyncio.ensure_future(self._send(send))
         leaving = asyncio.ensure_future(until_gone(receive))
         try:
-            seconds = None if self._until is None else self._until - _now()
+            now = asyncio.get_running_loop().time()
+            seconds = None if self._until is None else max(0, self._until - now)
             done, _ = await asyncio.wait(
                 (sending, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
-            self.ended_by_time = not done
+            self.late = not done
         finally:
-            await _end(sending)
             await _end(leaving)
+            await _end(sending)
             await self._pieces.aclose()
+
+    async def _send(self, send: Any) -> None:
+        async for piece in self._pieces:
+            await self._start(send)
+            if piece:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self._start(send)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _start(self, send: Any) -> None:
+        if not self.started:
+            self.started = True
+            start = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start"} | start)
 
 
 async def until_gone(receive: Any) -> None:
@@ -91,14 +121,15 @@ async def _end(task: asyncio.Future[None]) -> None:
         await task
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 def _config(app: Any) -> uvicorn.Config:
     # Critical: a response that is cut on purpose is an error in uvicorn's log.
     return uvicorn.Config(
-        app, ws="none", log_level="critical", access_log=False, timeout_graceful_shutdown=0
+        app,
+        ws="none",
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=0,
     )
 
 

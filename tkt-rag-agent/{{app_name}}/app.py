@@ -7,7 +7,7 @@ import asyncio
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agent import problems, schemas
 from agent.errors import Refused, Unavailable
 from agent.health import probe
-from agent.runs import STREAM_HEADERS, Event, Run, segment
+from agent.runs import STREAM_HEADERS, Run, segment
 from agent.settings import Settings
 
 JSON_WAIT_S = 10
@@ -80,7 +80,7 @@ async def _start(app: FastAPI) -> None:
         app.state.page.shown = page
         while True:
             try:
-                await app.state.services.store.tend()
+                await app.state.services.tend()
             except Unavailable as error:
                 log.warning("%s", error)
             await asyncio.sleep(TEND_S)
@@ -206,7 +206,7 @@ async def run_events(
     run = _run(here, run_id)
     if run.ended and last_event_id >= len(run.events):
         return Response(status_code=204)
-    return _stream(run, last_event_id)
+    return _stream(run, min(last_event_id, len(run.events)))
 
 
 @router.delete("/runs/{run_id}")
@@ -219,7 +219,7 @@ async def cancel_run(run_id: str, here: Services) -> schemas.RunState:
 @router.post("/documents", status_code=202)
 async def add_documents(files: list[UploadFile], here: Services) -> schemas.Job:
     """Take documents in; the job says what became of each file."""
-    from agent.ingest import Source, trouble_with_name
+    from agent.ingest import Source, start_ingest, trouble_with_name
 
     names = [file.filename or "" for file in files]
     troubles = [trouble_with_name(name) for name in names]
@@ -231,23 +231,6 @@ async def add_documents(files: list[UploadFile], here: Services) -> schemas.Job:
         with source.path.open("wb") as copy:
             await asyncio.to_thread(shutil.copyfileobj, file.file, copy)
     return _job(start_ingest(here, sources, folder))
-
-
-def start_ingest(here: Any, sources: list[Any], folder: Path) -> Run:
-    """A run that takes `sources` in and then deletes the `folder` they lie in."""
-    from agent.ingest import ingest
-
-    async def work(run: Run) -> AsyncGenerator[Event, None]:
-        try:
-            async for outcome in ingest(here, sources):
-                yield Event("file", vars(outcome))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        yield Event("done", {})
-
-    run = here.runs.start(work, None)
-    run.add(Event("files", {"documents": [source.document for source in sources]}))
-    return run
 
 
 @router.get("/jobs/{job_id}")

@@ -111,6 +111,10 @@ class Picker:
                 raise Unavailable("None of the gateway's models answers; name one in CHAT_MODEL.")
         return self._picked
 
+    def forget(self) -> None:
+        """Let `auto` pick anew: the model that was picked does not answer any more."""
+        self._picked = ""
+
 
 class ChatModel:
     """The chat model: messages in, pieces of the answer out."""
@@ -146,6 +150,7 @@ class ChatModel:
                     said = True
                     yield text
         if not said:
+            self._picker.forget()
             raise Unavailable(f"The model {body['model']} answered with nothing; is it loaded?")
 
     async def complete(self, messages: Messages) -> str:

@@ -35,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: `added`, `replaced`, `unchanged` or `failed`."""
+    """What became of one file: `added`, `replaced`, `unchanged`, `failed` or `deleted`."""
 
     document: str
     status: str
@@ -73,7 +73,6 @@ def start_ingest(services: Services, sources: Sequence[Source], folder: Path | N
     """A run that takes `sources` in, and in the end deletes the `folder` they were copied to."""
 
     async def work(run: Run) -> AsyncGenerator[Event, None]:
-        run.add(Event("files", {"documents": [source.document for source in sources]}))
         try:
             async for outcome in ingest(services, sources):
                 yield Event("file", vars(outcome))
@@ -82,7 +81,23 @@ def start_ingest(services: Services, sources: Sequence[Source], folder: Path | N
                 shutil.rmtree(folder, ignore_errors=True)
         yield Event("done", {})
 
-    return services.runs.start(work, None)
+    run = services.runs.start(work, None)
+    run.add(Event("files", {"documents": [source.document for source in sources]}))
+    return run
+
+
+def start_delete(services: Services, ids: Sequence[str]) -> Run:
+    """A run that removes documents; ids that are not there any more are passed over."""
+
+    async def work(run: Run) -> AsyncGenerator[Event, None]:
+        for document_id in ids:
+            if entry := await services.store.delete(document_id):
+                yield Event("file", vars(Outcome(entry.document, "deleted", document_id)))
+        yield Event("done", {})
+
+    run = services.runs.start(work, None)
+    run.add(Event("deletion", {"documents": list(ids)}))
+    return run
 
 
 async def _take_in(services: Services, source: Source) -> Outcome:

@@ -33,7 +33,7 @@ class SearchRequest(Body):
 
 class Message(Body):
     role: Literal["user", "assistant"]
-    content: str
+    content: str = Field(max_length=20_000)
 
 
 class ChatRequest(Body):

@@ -5,6 +5,7 @@ waits for a server: what is away is reported by `/ready` and used again when it 
 """
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncGenerator
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from agent.errors import Unavailable
 from agent.gateway import ChatModel, EmbeddingModel, Gateway
 from agent.retriever import Index
 from agent.runs import Runs
@@ -32,6 +34,13 @@ class Services:
     embedding: EmbeddingModel | None
     tracing: Tracing
     runs: Runs
+
+    async def tend(self) -> None:
+        """To be called now and then: find the models, and keep the store as they want it."""
+        if self.model:
+            with contextlib.suppress(Unavailable):  # said by /ready and in each answer
+                await self.model.name()
+        await self.store.tend()
 
     async def close(self) -> None:
         await self.runs.close()
@@ -118,8 +127,6 @@ class KeycloakToken(httpx.Auth):
     or when it is refused.
     """
 
-    requires_response_body = True
-
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._token = ""
@@ -129,11 +136,11 @@ class KeycloakToken(httpx.Auth):
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         if time.monotonic() >= self._expires:
-            self._keep((yield self._token_request()))
+            await self._keep((yield self._token_request()))
         request.headers["Authorization"] = f"Bearer {self._token}"
         response = yield request
         if response.status_code == 401:
-            self._keep((yield self._token_request()))
+            await self._keep((yield self._token_request()))
             request.headers["Authorization"] = f"Bearer {self._token}"
             yield request
 
@@ -150,9 +157,10 @@ class KeycloakToken(httpx.Auth):
         realm = f"{settings.keycloak_url.rstrip('/')}/realms/{settings.keycloak_realm}"
         return httpx.Request("POST", f"{realm}/protocol/openid-connect/token", data=form)
 
-    def _keep(self, response: httpx.Response) -> None:
-        if response.is_error:
-            raise httpx.HTTPError(f"Keycloak answers {response.status_code} to the token request")
-        token = response.json()
+    async def _keep(self, response: httpx.Response) -> None:
+        await response.aread()
+        token = {} if response.is_error else response.json()
+        if "access_token" not in token:
+            raise httpx.HTTPError(f"Keycloak answers {response.status_code} and gives no token")
         self._token = token["access_token"]
         self._expires = time.monotonic() + token.get("expires_in", 60) - 30

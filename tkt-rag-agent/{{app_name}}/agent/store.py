@@ -10,7 +10,7 @@ its document's entry does not name, and asks again without them.
 import asyncio
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,7 @@ class Store:
             self._collection, self.model = current, model
             await self._clean_up()
             for entry in await self._entries(current):
-                if model and entry.embedding != model:
+                if self.model and entry.embedding != self.model:
                     await self._write(entry, await self._passages(current, entry))
 
     async def put(self, entry: Entry, passages: Sequence[Passage]) -> None:
@@ -125,17 +125,18 @@ class Store:
         """The best passages of `documents`, or of all when none are named, best first."""
         await self._opened()
         where = {"document": list(documents)} if documents else {}
-        hidden: list[str] = []
+        seen: set[str] = set()
+        served: dict[str, str] = {}  # version of each document that was seen
         while True:
+            hidden = sorted(seen - set(served.values()))
             unless = {"version": hidden} if hidden else {}
             found = await self.database.query(self._collection, vectors, limit, where, unless)
-            ids = {Entry(payload["document"]).id for _, payload in found}
-            entries = await self.database.fetch(self._collection, list(ids))
-            served = {entry["version"] for entry in entries}
-            stale = {payload["version"] for _, payload in found} - served
-            if not stale:
+            versions = {payload["version"] for _, payload in found}
+            before, served = served, await self._served(found, served)
+            # A hidden version may have become the served one in the meantime: then ask again.
+            if versions <= set(served.values()) and before.items() <= served.items():
                 return [_hit(payload, score) for score, payload in found]
-            hidden += stale
+            seen |= versions
 
     async def optimize(self) -> None:
         """Compact, and index vectors. For a command line: the embedded engine stops the whole
@@ -146,8 +147,17 @@ class Store:
         if not self._collection:
             await self.tend()
 
+    async def _served(
+        self, found: Sequence[tuple[float, Payload]], also: Iterable[str]
+    ) -> dict[str, str]:
+        """Which version is served now, by document id, of the documents found and of `also`."""
+        ids = {Entry(payload["document"]).id for _, payload in found} | set(also)
+        entries = await self.database.fetch(self._collection, sorted(ids))
+        return {Entry(entry["document"]).id: entry["version"] for entry in entries}
+
     async def _write(self, entry: Entry, passages: Sequence[Passage]) -> None:
-        old = await self._entry(entry.id) or Entry(entry.document)
+        found = await self.database.fetch(self._collection, [entry.id])
+        old = _entry(found[0]) if found else Entry(entry.document)  # its leftover counts anyway
         version = uuid.uuid4().hex
         await self._save(self._collection, replace(old, leftover=[*old.leftover, version]))
         model = await self._index_passages(
@@ -157,6 +167,7 @@ class Store:
         new = replace(entry, version=version, embedding=model, leftover=leftover)
         await self._save(self._collection, new)
         await self._drop_leftover(new)
+        self.model = model  # None where the embedding service was away: `tend` tries again
 
     async def _index_passages(
         self, collection: str, entry: Entry, passages: Sequence[Passage], model: str | None

@@ -36,13 +36,13 @@ CSS = """
 .gradio-container { --good: #39704e; --bad: #a6544d; --amber: #bfa873; --marked: #f1e3bd; }
 .dark .gradio-container, .dark.gradio-container, .dark {
   --good: #8fc4a3; --bad: #e59a93; --amber: #d1b976; --marked: #d1b976; }
-footer { display: none !important; }
+.talk .top-panel, footer { display: none !important; }
 .gradio-container { overflow-wrap: anywhere; }
 .head { border-left: 6px solid var(--amber); padding: 2px 0 2px 14px; }
 .head h1 { font-size: 1.6rem; font-weight: 600; margin: 0; }
 .head p { margin: 2px 0 0; color: var(--body-text-color-subdued); }
-.mode { font-size: .875rem; color: var(--body-text-color-subdued); margin: 0; }
-.mode b { font-weight: 500; color: var(--bad); }
+.head p:empty { display: none; }
+.head b { font-weight: 500; color: var(--bad); }
 .side h2 { font-size: 1rem; font-weight: 600; margin: 0 0 8px; }
 .side p { margin: 0; }
 .side .note, .outcomes .note { color: var(--body-text-color-subdued); }
@@ -51,7 +51,7 @@ footer { display: none !important; }
 .card { border-left: 4px solid var(--amber); }
 .card h3, .side summary { font-size: .9rem; font-weight: 600; margin: 0; }
 .card .place { font-size: .8125rem; color: var(--body-text-color-subdued); margin: 1px 0 6px; }
-.card blockquote { margin: 0; font-size: .9rem; line-height: 1.5; white-space: pre-line;
+.card .text { font-size: .9rem; line-height: 1.5; white-space: pre-line;
   max-height: 16rem; overflow-y: auto; }
 .side summary { cursor: pointer; }
 .side details .card { margin: 10px 0 0; border-left-color: var(--border-color-primary); }
@@ -60,9 +60,21 @@ mark { background: var(--marked); color: #29343d; padding: 1px 0; }
 .outcomes ul { list-style: none; margin: 8px 0 0; padding: 0; max-height: 20rem; overflow-y: auto; }
 .outcomes li { padding: 4px 0 4px 10px; margin: 0 0 4px; border-left: 4px solid var(--good); }
 .outcomes li.failed { border-left-color: var(--bad); }
+.small { flex: none !important; width: auto; align-self: flex-start; }
+.ask button { background: var(--button-primary-background-fill); border-radius: 0;
+  color: var(--button-primary-text-color); padding: 4px 16px; }
+.ask button:hover { background: var(--button-primary-background-fill-hover); }
+.ask .stop-button { background: var(--bad); }
+.tab-container button.selected { color: var(--body-text-color); }
+:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 1px; }
 .listed .wrap { flex-direction: column; max-height: 24rem; overflow-y: auto; flex-wrap: nowrap; }
 .listed label span { white-space: pre-line; }
 .listed label span::first-line { font-weight: 500; }
+@media (max-width: 640px) {
+  .talk { height: calc(100dvh - 440px) !important; }
+  .head h1 { font-size: 1.25rem; }
+  .head p { font-size: .8125rem; line-height: 1.4; }
+}
 """
 
 
@@ -90,6 +102,14 @@ def theme() -> gr.themes.Base:
         border_color_primary_dark="#6a828f",
         input_background_fill="#ffffff",
         input_background_fill_dark="*neutral_900",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="#6a828f",
+        checkbox_label_background_fill="*neutral_50",
+        checkbox_label_background_fill_dark="*neutral_900",
+        checkbox_label_background_fill_selected="*primary_100",
+        checkbox_label_background_fill_selected_dark="*neutral_700",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_500",
         button_primary_background_fill_dark="*primary_400",

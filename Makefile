@@ -1,0 +1,66 @@
+# `make` alone is lint + test. Needs git, make and Python 3.11 or newer with venv, nothing else.
+
+TEMPLATE ?= tkt-rag-agent
+PORT ?= 7860
+PYTHON ?= python3
+BIN := .venv/bin
+# Bytecode halves every start, and some machines forbid it.
+unexport PYTHONDONTWRITEBYTECODE
+export GIT_TERMINAL_PROMPT := 0
+
+.PHONY: all help demo render test lint fix corpus bench
+all: lint test
+
+help:
+	@echo "make demo                      render TEMPLATE, load the sample documents, serve its page"
+	@echo "make demo ASK='your question'  answer on the terminal instead, and end"
+	@echo "make test                      all tests (what they need is installed first)"
+	@echo "make lint | make fix           check style and types | mend what can be mended"
+	@echo "make render TEMPLATE=tkt-rag-agent DEST=my-app DATA=answers.yml"
+	@echo "make corpus                    build the sample documents from corpus/"
+	@echo "make bench                     measure what the figures in the docs quote"
+
+demo: .venv/tools
+	@$(BIN)/python tools/demo.py $(TEMPLATE) --port $(PORT) $(if $(ASK),--ask "$$ASK")
+
+render: .venv/tools
+	@test -n "$(DEST)" || { echo "Say where: make render TEMPLATE=$(TEMPLATE) DEST=my-app"; exit 2; }
+	$(BIN)/copier copy --defaults $(if $(DATA),--data-file $(DATA)) $(TEMPLATE) $(DEST)
+
+test: .venv/dev
+	$(BIN)/python tools/system_packages.py
+	$(BIN)/pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_types.py
+
+fix: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+corpus: .venv/dev
+	$(BIN)/python corpus/build.py
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/rag_footprint.py
+
+export ASK
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -m venv .venv || \
+	  { echo "Python's venv is missing: on Debian, apt-get install python3-venv"; exit 2; }
+	@touch $@
+
+.venv/tools: requirements-tools.txt | .venv/python
+	@echo "Installing what renders templates ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-tools.txt
+	@touch $@
+
+.venv/dev: requirements-dev.txt .venv/tools
+	@echo "Installing what the checks need ..."
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-dev.txt
+	@touch $@

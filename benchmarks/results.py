@@ -1,0 +1,35 @@
+"""Where benchmarks keep what they saw: one JSON file a benchmark, quoted by the pages."""
+
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent / "results"
+
+
+def save(name: str, figures: dict[str, object]) -> None:
+    """Print `figures` as a table and merge them into `results/NAME.json`."""
+    path = FOLDER / f"{name}.json"
+    known = json.loads(path.read_text())["figures"] if path.exists() else {}
+    FOLDER.mkdir(exist_ok=True)
+    record = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join(["python", *sys.argv]),
+        "machine": machine(),
+        "figures": known | figures,
+    }
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    for key, value in figures.items():
+        print(f"{key:28} {value}")
+
+
+def machine() -> str:
+    """CPU, cores, memory, Python: what a figure depends on."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.split(":")[1].strip() for line in info.splitlines() if "model name" in line]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cpu = models[0] if models else platform.machine()
+    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}"

@@ -1,0 +1,254 @@
+"""A rendered tkt-rag-agent to live in: rendered, installed, started, talked to.
+
+    with started(LITELLM_ENDPOINT=url, LITELLM_MASTER_KEY="sk-double") as app:
+        load(app, {"lease.md": "The rent is 900 pounds."})
+        assert ask(app, "How much is the rent?")["answered"]
+
+The app runs as its Containerfile starts it, with no other environment variables than the given
+ones, and cannot leave this machine: see guard/sitecustomize.py.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parent.parent
+GUARD = Path(__file__).resolve().parent / "guard"
+READY_S = 60
+CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8914, 1
+KEY = {"LITELLM_MASTER_KEY": "sk-double"}
+"""The gateway double's key."""
+
+
+@cache
+def rendered() -> Path:
+    """The app's folder, rendered once a session by plain Copier, without trust."""
+    folder = Path(tempfile.mkdtemp(prefix="rag-agent-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copier = [sys.executable, "-m", "copier", "copy", "--defaults", "--quiet"]
+    data = ["--data", "project_name=live"]
+    subprocess.run([*copier, *data, str(ROOT / "tkt-rag-agent"), str(folder)], check=True)
+    return folder / "live"
+
+
+@cache
+def bin_folder() -> Path:
+    """Programs of an environment that holds the app's own requirements and nothing else."""
+    return environment("rag-agent", ["--requirement", rendered() / "requirements.txt"])
+
+
+def environment(name: str, wanted: list[Any]) -> Path:
+    """`bin` of the virtual environment `.venv-NAME`, made anew when what is wanted has changed."""
+    contents = [w.read_text() if isinstance(w, Path) else w for w in wanted]
+    key = hashlib.sha256(json.dumps([sys.version, *contents]).encode()).hexdigest()
+    venv = ROOT / f".venv-{name}"
+    made_for = venv / "made-for"
+    if not made_for.exists() or made_for.read_text() != key:
+        uv = [sys.executable, "-m", "uv", "--quiet"]
+        subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, venv], check=True)
+        install = ["pip", "install", "--compile-bytecode", "--python", venv / "bin" / "python"]
+        subprocess.run([*uv, *install, *wanted], check=True)
+        made_for.write_text(key)
+    return venv / "bin"
+
+
+@dataclass
+class App:
+    """A running app. `http` fails on any 503: an edge on the way would replace its body."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    def __post_init__(self) -> None:
+        hooks = {"response": [_is_no_503]}
+        self.http = httpx.Client(base_url=self.url, timeout=30, event_hooks=hooks)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @property
+    def refused(self) -> list[str]:
+        """Addresses on other machines that it tried to reach, "host:port"."""
+        noted = self.folder / "refused"
+        return noted.read_text().split() if noted.exists() else []
+
+    def cpu_s(self) -> float:
+        """CPU seconds of all threads since the start."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self, limit_s: float = 30) -> float:
+        """SIGTERM, as Kubernetes sends it; gives the seconds until the process has ended."""
+        begin = time.monotonic()
+        self.process.terminate()
+        self.process.wait(limit_s)
+        return time.monotonic() - begin
+
+
+def _is_no_503(response: httpx.Response) -> None:
+    assert response.status_code != 503, f"{response.request.url} answers 503"
+
+
+@contextmanager
+def launched(data: Path | None = None, names: dict[str, int] | None = None, **env: Any) -> Iterator[App]:
+    """A process that was just started; nobody has waited for it. `data` outlives it when given,
+    `names` are those of servers on this machine: {"host:port": local port}."""
+    with tempfile.TemporaryDirectory(prefix="live-", ignore_cleanup_errors=True) as scratch:
+        folder, port = Path(scratch), free_port()
+        given = {"DATA_DIR": data or folder / "data", "TMPDIR": folder} | env
+        child = subprocess.Popen(
+            command(port),
+            cwd=rendered(),
+            env={key: str(value) for key, value in (_base(folder, names) | given).items()},
+            stdout=(folder / "log").open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+        app = App(f"http://127.0.0.1:{port}", child, folder)
+        try:
+            yield app
+        finally:
+            app.http.close()
+            child.kill()
+            child.wait()
+
+
+@contextmanager
+def started(data: Path | None = None, names: dict[str, int] | None = None, **env: Any) -> Iterator[App]:
+    """An app that takes questions; its page may still be on its way."""
+    with launched(data, names, **env) as app:
+        wait_until(lambda: _has_started(app))
+        yield app
+
+
+def _has_started(app: App) -> bool:
+    assert app.process.poll() is None, f"It did not start:\n{app.log}"
+    ready = status(app, "/ready")
+    return bool(ready) and "app" not in ready["services"]
+
+
+def _base(folder: Path, names: dict[str, int] | None) -> dict[str, Any]:
+    return {
+        "PATH": f"{bin_folder()}:/usr/bin:/bin",
+        "PYTHONPATH": GUARD,
+        "REFUSED_LOG": folder / "refused",
+        "NAMES": json.dumps(names or {}),
+    }
+
+
+def command(port: int) -> list[str]:
+    """CMD of the Containerfile, at another port, and on this machine alone."""
+    found = re.search(r"^CMD (\[.+\])$", (rendered() / "Containerfile").read_text(), re.M)
+    assert found, "The Containerfile has no CMD in its exec form."
+    words: list[str] = json.loads(found[1])
+    words[words.index("--port") + 1] = str(port)
+    words[words.index("--host") + 1] = "127.0.0.1"
+    return words
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_until(true: Callable[[], Any], limit_s: float = READY_S) -> Any:
+    """What `true` gives once that is true."""
+    deadline = time.monotonic() + limit_s
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {limit_s} s"
+        time.sleep(0.05)
+    return found
+
+
+def status(app: App, path: str) -> Any:
+    """The JSON at `path`, None while nobody listens there."""
+    try:
+        return app.http.get(path).json()
+    except httpx.TransportError:
+        return None
+
+
+def wait_for_page(app: App) -> str:
+    return str(wait_until(lambda: "gradio" in (text := app.http.get("/").text) and text))
+
+
+def load(app: App, documents: dict[str, str | bytes]) -> list[dict[str, Any]]:
+    """Upload and wait; gives what became of each file."""
+    files = [("files", (name, content)) for name, content in documents.items()]
+    job = app.http.post("/api/documents", files=files).raise_for_status().json()
+    address = f"/api/jobs/{job['job_id']}"
+    job = wait_until(lambda: (now := status(app, address))["status"] != "running" and now)
+    return list(job["files"])
+
+
+def ask(app: App, question: str, **more: Any) -> Any:
+    body = {"question": question} | more
+    return app.http.post("/api/chat", json=body).raise_for_status().json()
+
+
+def search(app: App, query: str, k: int = 5, **more: Any) -> Any:
+    body = {"query": query, "k": k} | more
+    return app.http.post("/api/search", json=body).raise_for_status().json()
+
+
+def frames(lines: Iterable[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(number, type, data) of server-sent events."""
+    number, kind = 0, ""
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if name == "id":
+            number = int(value)
+        elif name == "event":
+            kind = value
+        elif name == "data":
+            yield number, kind, json.loads(value)
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """The URL of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def no_network() -> Iterator[None]:
+    """A network namespace with 127.0.0.1 alone, for this thread and what it starts; needs root."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as before:
+        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+                up = struct.pack("16sh", b"lo", IFF_UP)
+                fcntl.ioctl(any_socket, SIOCSIFFLAGS, up)
+            yield
+        finally:
+            libc.setns(before.fileno(), 0)
+
+
+def packets_without_a_way() -> int:
+    """What the kernel was asked to send to other machines since `no_network` began."""
+    names, values = Path("/proc/thread-self/net/snmp").read_text().splitlines()[:2]
+    return int(dict(zip(names.split(), values.split(), strict=True))["OutNoRoutes"])
