@@ -24,8 +24,8 @@ from rendered import ROOT, clean_environment, install, running, wait_for
 from results import save
 
 sys.path.insert(0, str(ROOT))
-from tests.doubles.gateway import Gateway  # noqa: E402
-from tests.doubles.serve import running as serving  # noqa: E402
+from tests.doubles.gateway import Gateway
+from tests.doubles.serve import running as serving
 
 PORT = 7961
 ANSWERS = 100
@@ -69,7 +69,10 @@ def load(app: Path) -> dict[str, object]:
         _upload(process.url, {"files": ("big.pdf", pdf, "application/pdf")})
         for n in range(ANSWERS):
             _ask(process.url, f"What does clause {n} say about the tenant?")
-        return {"loaded_mib": round(process.rss_mib()), "loaded_peak_mib": round(process.peak_mib())}
+        return {
+            "loaded_mib": round(process.rss_mib()),
+            "loaded_peak_mib": round(process.peak_mib()),
+        }
 
 
 def first_token(app: Path) -> dict[str, object]:
@@ -91,7 +94,7 @@ def first_token(app: Path) -> dict[str, object]:
 
 
 def golden(app: Path) -> dict[str, object]:
-    """The app's own golden questions by words alone: hits among 5, and what it should not answer."""
+    """The app's golden questions by words alone: right among 5, and answered when it should not."""
     with running(app, PORT, DATA_DIR=app / "golden") as process:
         wait_for(f"{process.url}/", lambda r: "gradio" in r.text)
         for path in sorted((app / "sample").iterdir()):
@@ -160,7 +163,17 @@ def big_pdf(size: int) -> bytes:
 
 
 def _paragraph(n: int) -> str:
-    words = ["rent", "tenant", "notice", "deposit", "repair", "term", "fee", "liability", "insurance"]
+    words = [
+        "rent",
+        "tenant",
+        "notice",
+        "deposit",
+        "repair",
+        "term",
+        "fee",
+        "liability",
+        "insurance",
+    ]
     said = " ".join(words[(n * step) % len(words)] for step in range(1, 60))
     return f"Clause {n}. The agreement of party {n % 97} says: {said} {n * 7919 % 100003} pounds."
 

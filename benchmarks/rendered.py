@@ -21,7 +21,7 @@ def clean_environment(**extra: object) -> dict[str, str]:
 
 
 def install(template: str, folder: Path) -> Path:
-    """Render `template` into `folder` and install its requirements there; gives the app's folder."""
+    """Render `template` into `folder`, install its requirements; gives the app's folder."""
     subprocess.run(
         [sys.executable, "-m", "copier", "copy", "--defaults", "--quiet", "--data",
          "project_name=bench", str(ROOT / template), str(folder)],
@@ -36,7 +36,9 @@ def install(template: str, folder: Path) -> Path:
          "--requirement", str(app / "requirements.txt")],
         check=True,
     )  # fmt: skip
-    subprocess.run([python, "-m", "compileall", "-q", "agent", "app.py", "ui.py"], cwd=app, check=True)
+    subprocess.run(
+        [python, "-m", "compileall", "-q", "agent", "app.py", "ui.py"], cwd=app, check=True
+    )
     return app
 
 

@@ -64,12 +64,14 @@ def environment(name: str, wanted: list[Any]) -> Path:
     key = hashlib.sha256(json.dumps([sys.version, *contents]).encode()).hexdigest()
     venv = ROOT / f".venv-{name}"
     made_for = venv / "made-for"
-    if not made_for.exists() or made_for.read_text() != key:
-        uv = [sys.executable, "-m", "uv", "--quiet"]
-        subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, venv], check=True)
-        install = ["pip", "install", "--compile-bytecode", "--python", venv / "bin" / "python"]
-        subprocess.run([*uv, *install, *wanted], check=True)
-        made_for.write_text(key)
+    with (ROOT / f".venv-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
+        if not made_for.exists() or made_for.read_text() != key:
+            uv = [sys.executable, "-m", "uv", "--quiet"]
+            subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, venv], check=True)
+            into = ["--compile-bytecode", "--python", venv / "bin" / "python"]
+            subprocess.run([*uv, "pip", "install", *into, *wanted], check=True)
+            made_for.write_text(key)
     return venv / "bin"
 
 
@@ -113,7 +115,9 @@ def _is_no_503(response: httpx.Response) -> None:
 
 
 @contextmanager
-def launched(data: Path | None = None, names: dict[str, int] | None = None, **env: Any) -> Iterator[App]:
+def launched(
+    data: Path | None = None, names: dict[str, int] | None = None, **env: Any
+) -> Iterator[App]:
     """A process that was just started; nobody has waited for it. `data` outlives it when given,
     `names` are those of servers on this machine: {"host:port": local port}."""
     with tempfile.TemporaryDirectory(prefix="live-", ignore_cleanup_errors=True) as scratch:
@@ -136,7 +140,9 @@ def launched(data: Path | None = None, names: dict[str, int] | None = None, **en
 
 
 @contextmanager
-def started(data: Path | None = None, names: dict[str, int] | None = None, **env: Any) -> Iterator[App]:
+def started(
+    data: Path | None = None, names: dict[str, int] | None = None, **env: Any
+) -> Iterator[App]:
     """An app that takes questions; its page may still be on its way."""
     with launched(data, names, **env) as app:
         wait_until(lambda: _has_started(app))

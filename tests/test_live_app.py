@@ -70,7 +70,6 @@ def test_with_an_empty_environment_it_is_healthy_within_two_cpu_seconds() -> Non
         assert app.cpu_s() < 2.0  # the budget is 1, measured by the benchmark on a quiet machine
         assert health["status"] == "healthy"
         assert health["component"] == "app"
-        assert "gradio" in wait_for_page(app)
 
 
 def test_health_answers_at_once_while_every_service_is_a_black_hole() -> None:

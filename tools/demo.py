@@ -36,7 +36,9 @@ def main() -> int:
         with step("Loading the sample documents"):
             run([python, "-m", "agent.ingest", "sample"], app, environment)
     if options.ask is not None:
-        return subprocess.run([python, "-m", "agent.ask", options.ask], cwd=app, env=environment).returncode
+        return subprocess.run(
+            [python, "-m", "agent.ask", options.ask], cwd=app, env=environment
+        ).returncode
     print(f"\nThe page is at http://127.0.0.1:{options.port} (Ctrl-C ends it)\n", flush=True)
     server = [python, "-m", "uvicorn", "--factory", "app:create_app", "--host", "127.0.0.1"]
     os.chdir(app)

@@ -23,7 +23,7 @@ from agent import cards
 from agent.chain import Question, answer
 from agent.health import probe
 from agent.ingest import Source, files_under, start_delete, start_ingest
-from agent.runs import Event
+from agent.runs import Event, Run
 from agent.services import Services
 from agent.store import Entry
 from agent.theme import CSS, theme
@@ -40,6 +40,7 @@ EXAMPLES = 4
 """Questions to begin with, where the sample documents are loaded."""
 KEPT = "in this browser"
 """Gradio scrambles what the browser keeps with this; a random key would not outlive the process."""
+NO_DOCUMENTS = "Add documents first, in the tab Documents."
 LOST = Event("error", {"detail": "This answer was lost: the app was started anew. Ask again."})
 NEW_TALK: dict[str, Any] = {"messages": [], "run": None, "seen": 0, "open": False}
 
@@ -218,11 +219,11 @@ class _Documents:
     def connect(self, page: gr.Blocks, tab: gr.Tab, chat: gr.Chatbot) -> None:
         self._chat = chat
         buttons = [self.delete, self.really, self.keep]
-        listing = [self.list, self.sample, chat, self.timer, *buttons]
-        watched = [self.job, self.upload, self.outcomes, *listing]
+        watched = [self.job, self.upload, self.outcomes, self.list, self.sample, chat, self.timer]
+        watched += buttons
         _on(page.load, self._follow, self.job, watched)
+        _on(tab.select, self._follow, self.job, watched)
         _on(self.timer.tick, self._follow, self.job, watched)
-        _on(tab.select, self._listing, None, listing)
         _on(self.upload.upload, self._add, self.upload, watched)
         _on(self.sample.click, self._add_sample, None, watched)
         raw = {"preprocess": False}  # else Gradio checks against the choices of its own memory
@@ -237,10 +238,10 @@ class _Documents:
         sources = [Source(Path(path).name, folder / str(n)) for n, path in enumerate(paths)]
         for path, source in zip(paths, sources, strict=True):
             await asyncio.to_thread(shutil.copyfile, path, source.path)
-        return await self._follow(start_ingest(self._services, sources, folder).id)
+        return await self._begin(start_ingest(self._services, sources, folder))
 
     async def _add_sample(self) -> Any:
-        return await self._follow(start_ingest(self._services, files_under(SAMPLE)).id)
+        return await self._begin(start_ingest(self._services, files_under(SAMPLE)))
 
     async def _choose(self, chosen: list[str]) -> Any:
         count = f"{len(chosen)} document{'' if len(chosen) == 1 else 's'}"
@@ -251,12 +252,17 @@ class _Documents:
         return gr.Button(visible=False), gr.Button(visible=True), gr.Button(visible=True)
 
     async def _delete(self, chosen: list[str]) -> Any:
-        return await self._follow(start_delete(self._services, chosen).id)
+        return await self._begin(start_delete(self._services, chosen))
+
+    async def _begin(self, run: Run) -> Any:
+        buttons = (self.sample, self.delete, self.really, self.keep)
+        hidden = {button: gr.Button(visible=False) for button in buttons}
+        return hidden | await self._follow(run.id) | {self.job: run.id, self.upload: None}
 
     async def _follow(self, job: str) -> Any:
         run = self._services.runs.get(job)
         events = run.fresh() if run else []
-        shown = {self.job: job, self.upload: None, self.timer: gr.Timer(active=True)}
+        shown: dict[Any, Any] = {self.timer: gr.Timer(active=True)}
         if events:
             shown[self.outcomes] = cards.outcomes(events)
         return shown if events and not events[-1].last else shown | await self._listing()
@@ -274,16 +280,12 @@ class _Documents:
             }
         entries = asked.result()
         choices = [(cards.listed(entry), entry.id) for entry in entries]
-        empty = (
-            "Ask a question about your documents."
-            if entries
-            else "Add documents first: see the tab Documents."
-        )
+        todo = "Ask a question about your documents." if entries else NO_DOCUMENTS
         hidden = gr.Button(visible=False)
         return {
             self.list: gr.CheckboxGroup(choices, value=[], label=f"Documents ({len(entries)})"),
             self.sample: gr.Button(visible=not entries and SAMPLE.is_dir()),
-            self._chat: gr.Chatbot(placeholder=empty, examples=_examples(entries)),
+            self._chat: gr.Chatbot(placeholder=todo, examples=_examples(entries)),
             self.timer: gr.Timer(active=False),
             self.delete: hidden,
             self.really: hidden,

@@ -58,13 +58,13 @@ def cite(index: Index, answer: str, hits: list[Hit]) -> list[dict[str, Any]]:
     """One citation a cited passage: the sentence in it that is nearest to the claim it supports."""
     claims: dict[int, str] = {}
     for match in _CITATION.finditer(answer):
-        for n in _numbers(match):
+        for n in (n for n in _numbers(match) if 1 <= n <= len(hits)):
             claims[n] = f"{claims.get(n, '')} {_claim(answer, match.start())}"
     return [_citation(n, hits[n - 1], *_nearest(index, claims[n], hits[n - 1])) for n in claims]
 
 
 def quotation(index: Index, question: str, hits: list[Hit], reason: str) -> str:
-    """The answer without a model; `reason` says why there is none."""
+    """The answer without a model; `reason` says why there is none, if there is none."""
     quotes: list[str] = []
     for n, hit in enumerate(hits, 1):
         text = in_context(hit.document, hit.heading, hit.text)
@@ -72,7 +72,7 @@ def quotation(index: Index, question: str, hits: list[Hit], reason: str) -> str:
             start, end = _nearest(index, question, hit)
             quotes.append(f'{_source(hit)}: "{hit.text[start:end]}" [{n}]')
     if not quotes:
-        return f"{reason}. {UNKNOWN}"
+        return f"{reason}. {UNKNOWN}" if reason else UNKNOWN
     return "\n\n".join([f"{reason}, so this is quoted from the documents:", *quotes])
 
 

@@ -31,7 +31,7 @@ class Gateway:
 
     async def models(self) -> list[str]:
         answer = await self.post("models", None)
-        return [str(model["id"]) for model in answer.get("data", [])]
+        return [str(model["id"]) for model in answer.get("data") or [] if "id" in model]
 
     async def post(self, path: str, body: dict[str, Any] | None, timeout: float = 10) -> Any:
         """One request, its JSON answer; a body of None asks by GET."""
@@ -40,29 +40,30 @@ class Gateway:
             response = await self._http.request(method, path, json=body, timeout=timeout)
             if response.is_error:
                 raise self._refused(response.status_code, response.text)
-            return response.json()
+            return _object(response.content)
         except (httpx.HTTPError, ValueError) as error:
             raise self._broken(error) from error
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a streamed chat completion; raises when the stream ends early."""
+        """The chunks of a streamed chat completion, none of an empty one; raises when it is cut."""
         timeout = httpx.Timeout(10, read=FIRST_TOKEN_S)
-        finished = False
+        begun = finished = False
         try:
             async with self._http.stream(
                 "POST", "chat/completions", json=body, timeout=timeout
             ) as response:
                 if response.is_error:
                     raise self._refused(response.status_code, (await response.aread()).decode())
-                async for line in response.aiter_lines():
-                    if line.startswith("data:"):
-                        if line[5:].strip() == "[DONE]":
+                async for line in _lines(response):
+                    if line.startswith(b"data:"):
+                        begun = True
+                        if line[5:].strip() == b"[DONE]":
                             finished = True
                             break
-                        yield json.loads(line[5:])
+                        yield _object(line[5:])
         except (httpx.HTTPError, ValueError) as error:
             raise self._broken(error) from error
-        if not finished:
+        if begun and not finished:
             raise Unavailable(f"The model at {self._http.base_url} broke off; ask again.")
 
     def _refused(self, status: int, text: str) -> Unavailable:
@@ -82,6 +83,23 @@ class Gateway:
             f"The gateway at {self._http.base_url} gives no usable answer ({said}); "
             "check LITELLM_ENDPOINT and that it runs."
         )
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Cut at line feeds alone: httpx cuts at U+2028 as well, which may stand in a token."""
+    held = b""
+    async for data in response.aiter_bytes():
+        *lines, held = (held + data).split(b"\n")
+        for line in lines:
+            yield line
+    yield held
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"no JSON object but {text[:50]!r}")
+    return found
 
 
 class Picker:
@@ -145,13 +163,13 @@ class ChatModel:
             if counts := chunk.get("usage"):
                 usage["input"] = counts.get("prompt_tokens", 0)
                 usage["output"] = counts.get("completion_tokens", 0)
-            for choice in chunk.get("choices", []):
-                if text := choice.get("delta", {}).get("content"):
+            for choice in chunk.get("choices") or []:
+                if text := (choice.get("delta") or {}).get("content"):
                     said = True
                     yield text
         if not said:
             self._picker.forget()
-            raise Unavailable(f"The model {body['model']} answered with nothing; is it loaded?")
+            raise Unavailable(f"The model {body['model']} answered with nothing; check that it is loaded.")
 
     async def complete(self, messages: Messages) -> str:
         return "".join([text async for text in self.stream(messages, {})])

@@ -127,7 +127,8 @@ def files_under(folder: Path) -> list[Source]:
     """The readable files of a folder and below it; a document's name is its path in the folder."""
     if folder.is_file():
         return [Source(folder.name, folder)]
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in extract.FORMATS)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [path for path in paths if path.suffix.lower() in extract.FORMATS]
     return [Source(path.relative_to(folder).as_posix(), path) for path in found]
 
 
@@ -137,6 +138,17 @@ async def _main(folder: Path) -> int:
         print(f"No documents in {folder}: it holds no {' '.join(extract.FORMATS)}.")
         return 1
     services = connect(Settings())
+    try:
+        await services.store.tend()
+        return await _show(services, sources)
+    except Unavailable as error:
+        print(error)
+        return 1
+    finally:
+        await services.close()
+
+
+async def _show(services: Services, sources: Sequence[Source]) -> int:
     counts: dict[str, int] = {}
     failed = []
     with tqdm(total=len(sources), unit="file", file=sys.stdout) as bar:
@@ -146,7 +158,6 @@ async def _main(folder: Path) -> int:
             if outcome.reason:
                 failed.append(f"{outcome.document}: {outcome.reason}")
     await services.store.optimize()
-    await services.close()
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     print("\n".join(failed), end="\n" if failed else "")
     return 1 if failed else 0
@@ -155,4 +166,5 @@ async def _main(folder: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1]).exists():
         sys.exit("Usage: python -m agent.ingest DIR, where DIR is a folder of documents or a file.")
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # odd file names
     sys.exit(asyncio.run(_main(Path(sys.argv[1]))))

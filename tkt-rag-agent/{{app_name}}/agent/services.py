@@ -99,7 +99,8 @@ def with_port(url: str) -> str:
     """`url` with its port spelt out: Qdrant's client takes 6333 also for https without one."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     port = parts.port or (443 if parts.scheme == "https" else 6333)
-    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}"
+    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
+    return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
 
 
 def _resolves(url: str) -> bool:

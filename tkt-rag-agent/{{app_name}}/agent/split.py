@@ -18,6 +18,10 @@ SECTION_CHARS = 250
 _PARAGRAPH = re.compile(r"\S(?:.*\S)?(?:\n(?!\s*\n).*\S)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])[\"')\]]*\s+|\n+")
 
+_MORE = PASSAGE_CHARS - 2
+_FITTING = re.compile(rf"\S(?:.{{0,{_MORE}}}\S)?(?!\S)|\S{{{PASSAGE_CHARS}}}", re.DOTALL)
+"""As many whole words as fit; of a word that is longer than a passage, as much of it."""
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -81,5 +85,5 @@ def _fitting(paragraph: str) -> Iterator[tuple[int, int]]:
         yield 0, len(paragraph)
         return
     for start, end in sentences(paragraph):
-        for cut in range(start, end, PASSAGE_CHARS):
-            yield cut, min(end, cut + PASSAGE_CHARS)
+        for part in _FITTING.finditer(paragraph, start, end):
+            yield part.span()

@@ -141,6 +141,7 @@ class Store:
     async def optimize(self) -> None:
         """Compact, and index vectors. For a command line: the embedded engine stops the whole
         process meanwhile, 4 s for 20,000 passages, and answers as fast without it up to there."""
+        await self._opened()
         await self.database.optimize(self._collection)
 
     async def _opened(self) -> None:

@@ -36,7 +36,8 @@ CSS = """
 .gradio-container { --good: #39704e; --bad: #a6544d; --amber: #bfa873; --marked: #f1e3bd; }
 .dark .gradio-container, .dark.gradio-container, .dark {
   --good: #8fc4a3; --bad: #e59a93; --amber: #d1b976; --marked: #d1b976; }
-.talk .top-panel, footer { display: none !important; }
+.talk .top-panel, .talk [data-testid="status-tracker"], .side [data-testid="status-tracker"],
+footer { display: none !important; }
 .gradio-container { overflow-wrap: anywhere; }
 .head { border-left: 6px solid var(--amber); padding: 2px 0 2px 14px; }
 .head h1 { font-size: 1.6rem; font-weight: 600; margin: 0; }

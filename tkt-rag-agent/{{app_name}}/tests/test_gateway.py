@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -56,8 +58,8 @@ async def test_roles_comments_and_other_fields_of_a_stream_are_passed_over(
 @pytest.mark.parametrize(
     ("reply", "sentence"),
     [
-        (b"", "broke off"),
-        (b"data: [DONE]\n\n", "answered with nothing; is it loaded?"),
+        (b"", "answered with nothing; check that it is loaded."),
+        (b"data: [DONE]\n\n", "answered with nothing; check that it is loaded."),
         (content("Half an ans"), "broke off"),
         (content("A") + b"data: {not json\n\n", "no usable answer"),
         (b"data: 5\n\n", "no usable answer"),
@@ -85,6 +87,34 @@ async def test_every_failure_of_a_stream_is_one_sentence(
     assert said.endswith(".")
     assert "\n" not in said
     assert len(said) < 400
+
+
+async def test_a_token_may_hold_any_letter_and_be_cut_anywhere(gateway: FakeGateway) -> None:
+    text = "a\u2028b\x85c\u00e4 \U0001f600"
+    line = json.dumps({"choices": [{"delta": {"content": text}}]}, ensure_ascii=False)
+    body = f"data: {line}\r\n\r\ndata: [DONE]".encode()
+
+    async def bytewise() -> AsyncIterator[bytes]:
+        for byte in body:
+            yield bytes([byte])
+
+    gateway.enqueue(httpx.Response(200, content=bytewise()))
+
+    assert await chat(gateway).complete(HI) == text
+
+
+async def test_a_model_that_says_nothing_any_more_is_picked_anew(gateway: FakeGateway) -> None:
+    gateway.listed = gateway.chat_models = ["first", "second"]
+    gateway.enqueue("Yes.", b"")
+    model = chat(gateway, "auto")
+    await model.complete(HI)
+    with pytest.raises(Unavailable, match="The model first answered with nothing"):
+        await model.complete(HI)
+
+    gateway.chat_models = ["second"]
+
+    assert await model.complete(HI) == "Yes [1]."
+    assert model.used == "second"
 
 
 async def test_auto_takes_the_first_model_that_answers_and_keeps_it(gateway: FakeGateway) -> None:

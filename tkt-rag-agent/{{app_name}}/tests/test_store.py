@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
@@ -26,15 +24,6 @@ from agent.store import Entry, Hit, Store
 pytestmark = pytest.mark.anyio
 
 APP = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """On a RAM disk where there is a large one: most of these tests' time is waiting for a disk."""
-    shm = Path("/dev/shm")
-    roomy = shm.is_dir() and shutil.disk_usage(shm).free > 2**30
-    with tempfile.TemporaryDirectory(dir=shm if roomy else None) as made:
-        yield Path(made)
 
 
 def open_store(database: Any, embedding: EmbeddingModel | None = None) -> Store:

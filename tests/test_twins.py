@@ -1,0 +1,41 @@
+"""Twins: files that are byte-identical in every template that has them."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.rendering import ROOT, TEMPLATES
+
+TWINS = [
+    "LICENSE",
+    "{{app_name}}/.dockerignore",
+    "{{app_name}}/agent/errors.py",
+    "{{app_name}}/agent/health.py",
+    "{{app_name}}/agent/problems.py",
+    "{{app_name}}/agent/runs.py",
+    "{{app_name}}/agent/theme.py",
+    "{{app_name}}/agent/tracing.py",
+]
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_twins_are_identical(twin):
+    paths = [ROOT / template / twin for template in TEMPLATES if (ROOT / template / twin).exists()]
+    assert paths, f"{twin} is in no template: take it off the list"
+    first, *others = paths
+    for other in others:
+        same = other.read_bytes() == first.read_bytes()
+        assert same, f"they differ; the newer one wins: cp '{first}' '{other}'"
+
+
+@pytest.mark.parametrize("twin", [twin for twin in TWINS if twin.endswith(".py")])
+def test_a_twin_stands_on_its_own(twin):
+    """It may use another twin, and nothing else of its app."""
+    allowed = {f"agent.{name.rsplit('/', 1)[-1].removesuffix('.py')}" for name in TWINS}
+    for template in TEMPLATES:
+        tree = ast.parse((ROOT / template / twin).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agent"):
+                assert node.module in allowed, f"{twin} imports {node.module}"
