@@ -4,6 +4,9 @@ TEMPLATE ?= tkt-rag-agent
 PORT ?= 7860
 PYTHON ?= python3
 BIN := .venv/bin
+# As it was typed: a question may hold a $ or a quote.
+override ASK := $(value ASK)
+export ASK
 # Bytecode halves every start, and some machines forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 export GIT_TERMINAL_PROMPT := 0
@@ -21,7 +24,7 @@ help:
 	@echo "make bench                     measure what the figures in the docs quote"
 
 demo: .venv/tools
-	@$(BIN)/python tools/demo.py $(TEMPLATE) --port $(PORT) $(if $(ASK),--ask "$$ASK")
+	@$(BIN)/python tools/demo.py $(TEMPLATE) --port $(PORT) $(if $(value ASK),--ask="$$ASK")
 
 render: .venv/tools
 	@test -n "$(DEST)" || { echo "Say where: make render TEMPLATE=$(TEMPLATE) DEST=my-app"; exit 2; }
@@ -29,7 +32,7 @@ render: .venv/tools
 
 test: .venv/dev
 	$(BIN)/python tools/system_packages.py
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -45,8 +48,6 @@ corpus: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/rag_footprint.py
-
-export ASK
 
 .venv/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

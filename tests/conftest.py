@@ -14,7 +14,7 @@ def _this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6):
             host = str(address[0])  # type: ignore[index]
             if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
-                raise AssertionError(f"A test tried to reach {host}; tests stay on this machine.")
+                pytest.fail(f"A test tried to reach {host}; tests stay on this machine.")
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)

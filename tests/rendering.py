@@ -35,7 +35,7 @@ def copier(version: str = "newest") -> str:
 def render(
     source: Path | str, to: Path, *options: str, version: str = "newest", **answers: object
 ) -> Path:
-    """`copier copy` without trust and without questions; RuntimeError with Copier's words.
+    """`copier copy` without trust and without questions; raises RuntimeError with Copier's words.
 
     The newest version runs in this process, which is ten times as fast.
     """

@@ -29,7 +29,22 @@ FINE = [
     "'single'",
     "- dash: yes",
 ]
-NO_LABEL = ["", "-a", "a-", "1a", "Aa", "a_b", "a.b", "a b", "ä", "a" * 60, "a\n", "a/b", "../x"]
+NO_LABEL = [
+    "",
+    "-a",
+    "a-",
+    "1a",
+    "Aa",
+    "a_b",
+    "a.b",
+    "a b",
+    "ä",
+    "a" * 60,
+    "a\n",
+    "a/b",
+    "../x",
+    "k8s",
+]
 
 
 @pytest.mark.parametrize("name", NO_LABEL)
@@ -40,7 +55,7 @@ def test_a_project_name_that_is_no_host_name_is_refused_in_a_sentence(template, 
     assert not (tmp_path / "app").exists()
 
 
-@pytest.mark.parametrize("name", ["a", "my-agent", "a1", "a" * 59])
+@pytest.mark.parametrize("name", ["a", "on", "null", "my-agent", "a1", "a" * 59])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_host_name_is_taken(template, name, tmp_path):
     assert (render(ROOT / template, tmp_path / "app", project_name=name) / name).is_dir()

@@ -170,6 +170,12 @@ def test_13_and_14_the_deployment_is_one_that_both_eras_can_write_down(rendered)
     described = deployment(folder)
     assert described["apiVersion"] == "thinkube.io/v1"
     assert described["kind"] == "ThinkubeDeployment"
+    assert described["metadata"]["name"] == "demo-app"
+    known = {
+        "name", "build", "port", "size", "health", "gpu", "volume", "environment", "test",
+        "migrations", "capabilities",
+    }  # fmt: skip
+    assert all(set(container) <= known for container in containers(folder))
     text = (folder / "thinkube.yaml").read_text()
     assert not any(sign in text for sign in ('"', "\\", "'''", "{{"))
     names = [container["name"] for container in containers(folder)]
@@ -231,6 +237,8 @@ def test_20_two_copies_fit_into_the_namespaces_quota(rendered):
     sizes = [container["size"] for container in containers(folder) if "gpu" not in container]
     assert 2 * sum(MEMORY[size] for size in sizes) + 256 <= 16 * 1024
     assert 2 * sum(CPU[size] for size in sizes) + 250 <= 8000
+    assert 2 * sum(MEMORY[size] for size in sizes) / 2 <= 8 * 1024  # requests are half, or less
+    assert 2 * sum(CPU[size] for size in sizes) / 4 <= 4000  # requests are a quarter
 
 
 def test_21_and_22_routes_lead_to_containers_and_no_trap_is_asked_for(rendered):

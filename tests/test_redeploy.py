@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.rendering import ROOT, TEMPLATES, call, commit_all, copier, files
+from tests.rendering import COPIERS, ROOT, TEMPLATES, call, commit_all, copier, files
 
 OLDER = {
     "project_name": "demo-app",
@@ -35,8 +36,6 @@ NEWER = {
 @pytest.fixture(params=TEMPLATES)
 def published(request, tmp_path) -> Path:
     """The template as a repository of its own."""
-    import shutil
-
     repository = tmp_path / "published"
     shutil.copytree(
         ROOT / request.param,
@@ -48,43 +47,48 @@ def published(request, tmp_path) -> Path:
     return repository
 
 
-def older(source: Path, to: Path) -> None:
+@pytest.fixture(params=COPIERS)
+def program(request) -> str:
+    return copier(request.param)
+
+
+def older(program: str, source: Path, to: Path) -> None:
     """2025-11: trusted; the folder was deleted before."""
     data = [f"--data={name}={value}" for name, value in OLDER.items()]
-    call([copier(), "copy", "--trust", "--defaults", "--vcs-ref=HEAD", *data, str(source), str(to)])
+    call([program, "copy", "--trust", "--defaults", "--vcs-ref=HEAD", *data, str(source), str(to)])
 
 
-def newer(source: Path, to: Path) -> None:
+def newer(program: str, source: Path, to: Path) -> None:
     """2026: not trusted; over the repository as it is."""
     data = [part for name, value in NEWER.items() for part in ("--data", f"{name}={value}")]
-    call([copier(), "copy", "--force", "--vcs-ref=HEAD", str(source), str(to), *data])
+    call([program, "copy", "--force", "--vcs-ref=HEAD", str(source), str(to), *data])
 
 
-def test_both_calls_give_the_same_app(published, tmp_path):
-    older(published, tmp_path / "older")
-    newer(published, tmp_path / "newer")
+def test_both_calls_give_the_same_app(program, published, tmp_path):
+    older(program, published, tmp_path / "older")
+    newer(program, published, tmp_path / "newer")
     assert files(tmp_path / "older") == files(tmp_path / "newer")
 
 
-def test_a_redeploy_without_edits_changes_nothing(published, tmp_path):
+def test_a_redeploy_without_edits_changes_nothing(program, published, tmp_path):
     app = tmp_path / "app"
-    newer(published, app)
+    newer(program, published, app)
     before = files(app)
     commit_all(app)
-    newer(published, app)
+    newer(program, published, app)
     assert files(app) == before
 
 
-def test_a_redeploy_keeps_what_the_readme_says_it_keeps(published, tmp_path):
+def test_a_redeploy_keeps_what_the_readme_says_it_keeps(program, published, tmp_path):
     app = tmp_path / "app"
-    newer(published, app)
+    newer(program, published, app)
     kept = ["agent/prompts.py", "app.env", "golden.jsonl"]
     lost = ["agent/chain.py", "app.py", "ui.py", "Dockerfile", "requirements.txt"]
     for name in [*kept, *lost, "agent/my_own_tool.py", "sample/my-own.txt"]:
         path = app / "demo-app" / name
         path.write_text(path.read_text() + "\n# mine\n" if path.exists() else "# mine\n")
     commit_all(app)
-    newer(published, app)
+    newer(program, published, app)
     mine = {name for name, data in files(app / "demo-app").items() if data.endswith(b"# mine\n")}
     assert mine - {"Containerfile"} == {*kept, "agent/my_own_tool.py", "sample/my-own.txt"}
     readme = (app / "README.md").read_text()
@@ -92,11 +96,11 @@ def test_a_redeploy_keeps_what_the_readme_says_it_keeps(published, tmp_path):
     assert all(f"`{name}`" in row for name in kept)
 
 
-def test_a_redeploy_leaves_the_platforms_files(published, tmp_path):
+def test_a_redeploy_leaves_the_platforms_files(program, published, tmp_path):
     app = tmp_path / "app"
-    newer(published, app)
+    newer(program, published, app)
     (app / "k8s").mkdir()
     (app / "k8s" / "deployments.yaml").write_text("kind: Deployment\n")
     commit_all(app)
-    newer(published, app)
+    newer(program, published, app)
     assert (app / "k8s" / "deployments.yaml").read_text() == "kind: Deployment\n"

@@ -11,29 +11,64 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests import live
 from tests.doubles.gateway import Gateway
 from tests.doubles.qdrant_server import Qdrant
 from tests.doubles.serve import running
-from tests.live import KEY, ROOT, App, load, search, started
 
-CORPUS = sorted((ROOT / "corpus").glob("*.md"))
+CORPUS = {path.name: path.read_text() for path in sorted((live.ROOT / "corpus").glob("*.md"))}
 QUESTIONS = [
     json.loads(line)["question"]
-    for path in sorted((ROOT / "corpus").glob("golden*.jsonl"))
+    for path in sorted((live.ROOT / "corpus").glob("golden*.jsonl"))
     for line in path.read_text().splitlines()
-][:40]
+]
 SAME = 1e-4
 """Scores this near, relative to their size, are equal."""
 K = 8
+Hits = dict[str, list[dict[str, Any]]]
+
+
+@dataclass
+class House:
+    """The app without its doors, on one kind of Qdrant; each call is a process of its own."""
+
+    env: dict[str, str]
+
+    def __call__(
+        self,
+        documents: dict[str, str] | None = None,
+        delete: tuple[str, ...] = (),
+        questions: list[str] | None = None,
+        k: int = K,
+        **env: str,
+    ) -> Any:
+        todo = {
+            "documents": documents or {},
+            "delete": delete,
+            "questions": questions or [],
+            "k": k,
+        }
+        path = f"{live.GUARD}:{live.rendered()}"
+        done = subprocess.run(
+            [live.bin_folder() / "python", live.ROOT / "tests" / "house.py"],
+            env={"PYTHONPATH": path} | self.env | env,
+            cwd=live.rendered(),
+            input=json.dumps(todo),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
 
 @pytest.fixture
@@ -55,19 +90,11 @@ def server(name: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def gateway() -> Iterator[tuple[Gateway, str]]:
-    gateway = Gateway(embedding_models=["one", "other"])
-    with running(gateway.app) as url:
-        yield gateway, url
-
-
-@contextmanager
-def both(name: str, server: str, folder: Path, **env: str) -> Iterator[list[App]]:
-    with (
-        started(folder, APP_NAME=name, **env) as embedded,
-        started(APP_NAME=name, QDRANT_URL=server, **env) as remote,
-    ):
-        yield [embedded, remote]
+def both(name: str, server: str, tmp_path: Path) -> tuple[House, House]:
+    return (
+        House({"APP_NAME": name, "DATA_DIR": str(tmp_path)}),
+        House({"APP_NAME": name, "QDRANT_URL": server}),
+    )
 
 
 def collections(server: str, name: str) -> list[str]:
@@ -75,17 +102,12 @@ def collections(server: str, name: str) -> list[str]:
     return [found["name"] for found in listed if found["name"].startswith(name)]
 
 
-def texts(paths: list[Path]) -> dict[str, str | bytes]:
-    return {path.name: path.read_bytes() for path in paths}
-
-
-def assert_same_passages(apps: list[App], questions: list[str]) -> None:
-    for question in questions:
-        embedded, remote = [search(app, question, K) for app in apps]
-        assert [hit["score"] for hit in embedded] == pytest.approx(
-            [hit["score"] for hit in remote], rel=SAME
-        )
-        assert in_order(embedded) == in_order(remote)
+def assert_same(embedded: Hits, remote: Hits) -> None:
+    assert embedded
+    for question, hits in embedded.items():
+        scores = [hit["score"] for hit in remote[question]]
+        assert [hit["score"] for hit in hits] == pytest.approx(scores, rel=SAME)
+        assert in_order(hits) == in_order(remote[question])
 
 
 def in_order(hits: list[dict[str, Any]]) -> list[set[tuple[str, int, int]]]:
@@ -108,70 +130,43 @@ def groups(hits: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return found
 
 
-def test_by_words_alone(name: str, server: str, tmp_path: Path) -> None:
-    with both(name, server, tmp_path) as apps:
-        for app in apps:
-            load(app, texts(CORPUS))
-        assert_same_passages(apps, QUESTIONS)
+def test_by_words_alone(both: tuple[House, House]) -> None:
+    embedded, remote = [house(CORPUS, questions=QUESTIONS)["hits"] for house in both]
+    assert_same(embedded, remote)
 
 
 @pytest.mark.skipif("QDRANT_TEST_URL" in os.environ, reason="a server counts deleted passages")
-def test_by_words_after_a_replacement_and_a_deletion(
-    name: str, server: str, tmp_path: Path
+def test_by_words_after_a_replacement_and_a_deletion(both: tuple[House, House]) -> None:
+    replaced, deleted, *_ = CORPUS
+    shorter = {replaced: CORPUS[replaced][:4000]}
+    for house in both:
+        house(CORPUS)
+        hits = house(shorter, (deleted,), QUESTIONS[:1], 200)["hits"][QUESTIONS[0]]
+        assert {hit["document"] for hit in hits} == CORPUS.keys() - {deleted}
+        assert max(hit["end"] for hit in hits if hit["document"] == replaced) <= 4000
+    embedded, remote = [house(questions=QUESTIONS)["hits"] for house in both]  # opened anew
+    assert_same(embedded, remote)
+
+
+def test_by_words_and_meaning_also_after_a_change_of_the_embedding_model(
+    both: tuple[House, House], name: str, server: str, tmp_path: Path
 ) -> None:
-    with both(name, server, tmp_path) as apps:
-        for app in apps:
-            load(app, texts(CORPUS))
-            replace_and_delete(app)
-    with both(name, server, tmp_path) as apps:  # the embedded collection is opened anew
-        assert_same_passages(apps, QUESTIONS)
-
-
-def replace_and_delete(app: App) -> None:
-    """The first document shortened, the second gone; no old passage is found any more."""
-    first, second = CORPUS[:2]
-    (outcome,) = load(app, {first.name: first.read_bytes()[:4000]})
-    assert outcome["status"] == "replaced"
-    (gone,) = [d for d in app.http.get("/api/documents").json() if d["document"] == second.name]
-    app.http.delete(f"/api/documents/{gone['id']}").raise_for_status()
-    found = search(app, QUESTIONS[0], 200)
-    assert second.name not in {hit["document"] for hit in found}
-    assert max(hit["end"] for hit in found if hit["document"] == first.name) <= 4000
-
-
-@pytest.fixture(scope="module")
-def untied(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The questions for which no two of the first 50 passages by words have the same score."""
-    with started(tmp_path_factory.mktemp("untied")) as app:
-        load(app, texts(CORPUS))
-        found = {question: search(app, question, 50) for question in QUESTIONS}
-    return [question for question, hits in found.items() if len(groups(hits)) == len(hits)]
-
-
-def test_by_words_and_meaning_and_after_a_change_of_the_embedding_model(
-    name: str, server: str, tmp_path: Path, gateway: tuple[Gateway, str], untied: list[str]
-) -> None:
-    env = {"LITELLM_ENDPOINT": gateway[1]} | KEY
-    with both(name, server, tmp_path, EMBEDDING_MODEL="one", **env) as apps:
-        for app in apps:
-            load(app, texts(CORPUS))
-        assert embedded_by(apps) == {"one"}
-        assert_same_passages(apps, untied)
-    old = collections(server, name)
-    gateway[0].dim = 128
-    with both(name, server, tmp_path, EMBEDDING_MODEL="other", **env) as apps:
-        assert embedded_by(apps) == {"other"}
-        assert "128 dimensions" in apps[1].http.get("/ready").text
-        assert_same_passages(apps, untied)
+    by_words = both[0](CORPUS, questions=QUESTIONS, k=50, DATA_DIR=str(tmp_path / "words"))
+    untied = [q for q, hits in by_words["hits"].items() if len(groups(hits)) == len(hits)]
+    gateway = Gateway(embedding_models=["one", "other"])
+    with running(gateway.app) as url:
+        env = {"LITELLM_ENDPOINT": url} | live.KEY
+        one = [house(CORPUS, (), untied, EMBEDDING_MODEL="one", **env) for house in both]
+        old = collections(server, name)
+        gateway.dim = 128
+        other = [house({}, (), untied, EMBEDDING_MODEL="other", **env) for house in both]
+    assert_same(one[0]["hits"], one[1]["hits"])
+    assert_same(other[0]["hits"], other[1]["hits"])
+    assert one[0]["hits"] != other[0]["hits"]
+    assert [answer["embedded_by"] for answer in one] == [["one"] * len(CORPUS)] * 2
+    assert [answer["embedded_by"] for answer in other] == [["other"] * len(CORPUS)] * 2
     (new,) = collections(server, name)
     assert [new] != old
     aliases = httpx.get(f"{server}/aliases").json()["result"]["aliases"]
     assert {"alias_name": name, "collection_name": new} in aliases
     assert [path.name for path in (tmp_path / "qdrant").iterdir() if path.is_dir()] == [new]
-
-
-def embedded_by(apps: list[App]) -> set[str]:
-    """The embedding models of all documents, which are all there."""
-    listed = [app.http.get("/api/documents").json() for app in apps]
-    assert [len(documents) for documents in listed] == [len(CORPUS)] * len(apps)
-    return {document["embedding"] for documents in listed for document in documents}

@@ -6,6 +6,7 @@ Each step says what it does and how long it took, and is left out when there is 
 import argparse
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,8 +25,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--ask")
     options = parser.parse_args()
-    taken = port_taken(options.port)
-    if taken and options.ask is None:
+    if options.ask is None and port_taken(options.port):
         print(f"Port {options.port} is taken: stop what serves there, or make demo PORT=7861")
         return 2
     home = ROOT / ".demo" / options.template
@@ -32,7 +33,7 @@ def main() -> int:
     render(options.template, home)
     python = install(app)
     environment = os.environ | {"PORT": str(options.port)}
-    if not taken and (app / "sample").exists():  # a running demo has them open already
+    if not running(options.port):  # a running demo has the documents open, and loaded
         with step("Loading the sample documents"):
             run([python, "-m", "agent.ingest", "sample"], app, environment)
     if options.ask is not None:
@@ -47,9 +48,14 @@ def main() -> int:
 
 def render(template: str, home: Path) -> None:
     """Render anew when the template has changed; what the demo has stored stays."""
-    key = fingerprint(sorted(p for p in (ROOT / template).rglob("*") if p.is_file()))
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", template]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    key = fingerprint([p for p in map(ROOT.joinpath, names.split("\0")[:-1]) if p.is_file()])
     if done(home / ".rendered", key):
         return
+    for old in (*home.glob("*"), *home.glob("demo/*")):  # or files that the template lost stay
+        if old.name not in ("demo", ".venv", "data"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
     with step(f"Rendering {template}"):
         answers = ["--data", "project_name=demo"]
         copier = [sys.executable, "-m", "copier", "copy", "--defaults", "--overwrite", "--quiet"]
@@ -81,6 +87,15 @@ def fingerprint(paths: list[Path]) -> str:
 
 def done(stamp: Path, key: str) -> bool:
     return stamp.exists() and stamp.read_text() == key
+
+
+def running(port: int) -> bool:
+    """Whether a demo answers there."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
+            return b'"healthy"' in response.read()
+    except (OSError, ValueError):
+        return False
 
 
 def port_taken(port: int) -> bool:

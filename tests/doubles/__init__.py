@@ -5,7 +5,8 @@
     langfuse.py       Langfuse 3: takes traces (OTLP) and scores, gives them back as plain dicts
     edge.py           the platform's reverse proxy: cuts, buffers and replaces responses
 
-Each has `.app`, served for the length of a block by `serve.running`:
+chat.py and embedding.py are the bodies that the gateway answers with; control.py and serve.py what
+all of them share. Each has `.app`, served for the length of a block by `serve.running`:
 
     gateway = Gateway(tokens_per_second=25)
     with running(gateway.app) as url:
