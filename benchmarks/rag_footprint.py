@@ -29,7 +29,8 @@ from tests.doubles.serve import running as serving
 
 PORT = 7961
 ANSWERS = 100
-PASSAGES = 10_000
+PARAGRAPHS = 24_000
+"""As many as make 10,000 passages or more."""
 
 
 def main() -> None:
@@ -80,15 +81,17 @@ def first_token(app: Path) -> dict[str, object]:
     gateway = Gateway(first_token_s=0.05)
     with serving(gateway.app) as url, running(app, PORT, **_model(app / "many", url)) as process:
         wait_for(f"{process.url}/", lambda r: "gradio" in r.text)
-        text = "\n\n".join(_paragraph(n) for n in range(PASSAGES))
+        text = "\n\n".join(_paragraph(n) for n in range(PARAGRAPHS))
         _upload(process.url, {"files": ("many.txt", text.encode(), "text/plain")})
         passages = sum(d["passages"] for d in httpx.get(f"{process.url}/api/documents").json())
         direct, through = [], []
-        for n in range(60):
-            question = f"What does clause {n * 151} of the agreement say about rent?"
-            direct.append(_first(f"{url}/v1/chat/completions", _body(question), b'"content"'))
-            body = {"question": question, "stream": True}
-            through.append(_first(f"{process.url}/api/chat", body, b"event: token"))
+        with httpx.Client(timeout=30, headers={"Authorization": "Bearer sk-double"}) as client:
+            for n in range(110):
+                question = f"What does clause {n * 151} of the agreement say about rent?"
+                body = _body(question)
+                direct.append(_first(client, f"{url}/v1/chat/completions", body, b'"content"'))
+                body = {"question": question, "stream": True}
+                through.append(_first(client, f"{process.url}/api/chat", body, b"event: token"))
     added = statistics.median(through[10:]) - statistics.median(direct[10:])
     return {"first_token_overhead_ms": round(added * 1000, 1), "first_token_passages": passages}
 
@@ -119,7 +122,7 @@ def commands() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as scratch:
         clone = Path(scratch) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        ask = ["make", "demo", "ASK=What is the annual rent at Harbour Street?"]
+        ask = ["make", "demo", "ASK=What is the salary of Imogen Castellane at Marlowe?"]
         return {
             "demo_first_s": _seconds(ask, clone),
             "demo_again_s": _seconds(ask, clone),
@@ -225,16 +228,18 @@ def _body(question: str) -> dict[str, object]:
     }
 
 
-def _first(url: str, body: dict[str, object], sign: bytes) -> float:
+def _first(client: httpx.Client, url: str, body: dict[str, object], sign: bytes) -> float:
+    """Seconds until `sign` arrives; the rest is read too, so that the connection is used again."""
     began = time.perf_counter()
-    headers = {"Authorization": "Bearer sk-double"}
-    with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as response:
-        seen = b""
+    seen, first = b"", 0.0
+    with client.stream("POST", url, json=body) as response:
         for chunk in response.iter_raw():
             seen += chunk
-            if sign in seen:
-                return time.perf_counter() - began
-    raise RuntimeError(f"{url} sent no token: {seen[:300]!r}")
+            if not first and sign in seen:
+                first = time.perf_counter() - began
+    if not first:
+        raise RuntimeError(f"{url} sent no token: {seen[:300]!r}")
+    return first
 
 
 def _seconds(command: list[str], folder: Path) -> float:

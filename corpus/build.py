@@ -22,19 +22,13 @@ from fpdf import FPDF
 HERE = Path(__file__).resolve().parent
 APP = HERE.parent / "tkt-rag-agent" / "{{app_name}}"
 FORMATS = {
-    "commercial-lease-harbour-street": ".pdf",
     "consulting-nda-orchard": ".md",
-    "employment-contract-halden": ".docx",
-    "employment-contract-senior-engineer": ".docx",
+    "employment-contract-marlowe": ".docx",
     "loan-agreement-northgate": ".pdf",
-    "master-services-agreement-quayside": ".pdf",
-    "mutual-nda-alderney-biosciences": ".docx",
-    "mutual-nda-kestrel-vantage": ".docx",
     "privacy-policy-lumen-health": ".html",
     "retail-lease-mill-lane": ".docx",
     "services-agreement-brightwater": ".pdf",
-    "software-licence-meridian": ".md",
-    "software-licence-orrery": ".md",
+    "software-licence-cobalt": ".md",
     "terms-of-service-parcelwise": ".html",
     "warehouse-lease-tannery-row": ".pdf",
 }
