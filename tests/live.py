@@ -11,20 +11,17 @@ ones, and cannot leave this machine: see guard/sitecustomize.py.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -33,22 +30,21 @@ from typing import Any
 
 import httpx
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.network import free_port
+from tests.rendering import ROOT, render
+
 GUARD = Path(__file__).resolve().parent / "guard"
 READY_S = 60
-CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8914, 1
 KEY = {"LITELLM_MASTER_KEY": "sk-double"}
 """The gateway double's key."""
 
 
 @cache
 def rendered() -> Path:
-    """The app's folder, rendered once a session by plain Copier, without trust."""
+    """The app's folder, rendered once a session, without trust."""
     folder = Path(tempfile.mkdtemp(prefix="rag-agent-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    copier = [sys.executable, "-m", "copier", "copy", "--defaults", "--quiet"]
-    data = ["--data", "project_name=live"]
-    subprocess.run([*copier, *data, str(ROOT / "tkt-rag-agent"), str(folder)], check=True)
+    render(ROOT / "tkt-rag-agent", folder, project_name="live")
     return folder / "live"
 
 
@@ -174,11 +170,6 @@ def command(port: int) -> list[str]:
     return words
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def wait_until(true: Callable[[], Any], limit_s: float = READY_S) -> Any:
     """What `true` gives once that is true."""
     deadline = time.monotonic() + limit_s
@@ -200,7 +191,7 @@ def wait_for_page(app: App) -> str:
     return str(wait_until(lambda: "gradio" in (text := app.http.get("/").text) and text))
 
 
-def load(app: App, documents: dict[str, str | bytes]) -> list[dict[str, Any]]:
+def load(app: App, documents: Mapping[str, str | bytes]) -> list[dict[str, Any]]:
     """Upload and wait; gives what became of each file."""
     files = [("files", (name, content)) for name, content in documents.items()]
     job = app.http.post("/api/documents", files=files).raise_for_status().json()
@@ -230,31 +221,3 @@ def frames(lines: Iterable[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
             kind = value
         elif name == "data":
             yield number, kind, json.loads(value)
-
-
-@contextmanager
-def black_hole() -> Iterator[str]:
-    """The URL of a server that takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-@contextmanager
-def no_network() -> Iterator[None]:
-    """A network namespace with 127.0.0.1 alone, for this thread and what it starts; needs root."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open("/proc/thread-self/ns/net") as before:
-        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-                up = struct.pack("16sh", b"lo", IFF_UP)
-                fcntl.ioctl(any_socket, SIOCSIFFLAGS, up)
-            yield
-        finally:
-            libc.setns(before.fileno(), 0)
-
-
-def packets_without_a_way() -> int:
-    """What the kernel was asked to send to other machines since `no_network` began."""
-    names, values = Path("/proc/thread-self/net/snmp").read_text().splitlines()[:2]
-    return int(dict(zip(names.split(), values.split(), strict=True))["OutNoRoutes"])

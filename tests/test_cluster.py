@@ -22,7 +22,8 @@ import trustme
 from tests.doubles.gateway import Gateway
 from tests.doubles.qdrant_server import Qdrant
 from tests.doubles.serve import running
-from tests.live import App, ask, free_port, load, started, status, wait_until
+from tests.live import App, ask, load, started, status, wait_until
+from tests.network import free_port
 
 AUTH = "auth.example.com"
 LLM_GATEWAY = "llm-proxy.thinkube-control.svc.cluster.local:8080"

@@ -15,17 +15,8 @@ import pytest
 from tests.doubles.gateway import Gateway
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.serve import running
-from tests.live import (
-    KEY,
-    App,
-    ask,
-    black_hole,
-    free_port,
-    load,
-    started,
-    wait_for_page,
-    wait_until,
-)
+from tests.live import KEY, App, ask, load, started, wait_for_page, wait_until
+from tests.network import black_hole, free_port
 
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-double", "LANGFUSE_SECRET_KEY": "sk-lf-double"}
 LEASE = {"lease.txt": "The rent is 900 pounds a month."}

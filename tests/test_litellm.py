@@ -16,6 +16,7 @@ from tests import live
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
 from tests.live import App, ask, load, started, status, wait_until
+from tests.network import free_port
 
 pytestmark = pytest.mark.slow
 LITELLM = ["litellm[proxy]==1.106.2"]  # newer ones want a certifi that is not on the index yet
@@ -30,7 +31,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Gatew
     gateway = Gateway()
     folder = tmp_path_factory.mktemp("litellm")
     with running(gateway.app) as url:
-        port = live.free_port()
+        port = free_port()
         config = folder / "config.yaml"
         config.write_text(yaml.safe_dump(configuration(url)))
         command = ["litellm", "--config", config, "--host", "127.0.0.1", "--port", str(port)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import live
+from tests import live, network
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
 from tests.live import App, ask, launched, load, started, status, wait_for_page, wait_until
@@ -75,12 +75,13 @@ def test_with_an_empty_environment_it_is_healthy_within_two_cpu_seconds() -> Non
 def test_health_answers_at_once_while_every_service_is_a_black_hole() -> None:
     keys = {"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk", **live.KEY}
     with (
-        live.black_hole() as url,
+        network.black_hole() as url,
         launched(LITELLM_ENDPOINT=url, QDRANT_URL=url, LANGFUSE_HOST=url, **keys) as app,
     ):
         assert wait_until(lambda: status(app, "/health"))["status"] == "healthy"
         while "gradio" not in app.http.get("/").text:
             assert seconds_of_health(app) < 1  # the kubelet's patience, while much is imported
+            time.sleep(0.05)
         took = sorted(seconds_of_health(app) for _ in range(30))
         assert took[-3] < 0.1  # the two slowest may be this machine's
         ready = status(app, "/ready")
@@ -156,14 +157,14 @@ def test_the_kernel_sees_no_packet_for_another_machine() -> None:
     gateway, programs = Gateway(), live.bin_folder()
     assert programs.exists()  # installed before the network is gone
     with (
-        live.no_network(),
+        network.no_network(),
         running(gateway.app) as url,
         started(LITELLM_ENDPOINT=url, PYTHONPATH="", **live.KEY) as app,
     ):
         wait_for_page(app)
         load(app, {"lease.txt": LEASE})
         assert ask(app, QUESTION)["mode"] == "model"
-        assert live.packets_without_a_way() == 0
+        assert network.packets_without_a_way() == 0
 
 
 def test_no_answer_and_no_log_line_holds_a_password_of_the_environment(

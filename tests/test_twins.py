@@ -13,6 +13,7 @@ TWINS = [
     "{{app_name}}/.dockerignore",
     "{{app_name}}/agent/errors.py",
     "{{app_name}}/agent/health.py",
+    "{{app_name}}/agent/page.css",
     "{{app_name}}/agent/problems.py",
     "{{app_name}}/agent/runs.py",
     "{{app_name}}/agent/theme.py",

@@ -8,6 +8,7 @@ Whatever goes elsewhere than to 127.0.0.0/8 is refused and noted in the file `RE
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import socket
@@ -79,11 +80,12 @@ def resolve(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
 
 def guard_uvloop() -> None:
     """It connects in C, past Python's sockets."""
-    import uvloop
-
+    uvloop = importlib.import_module("uvloop")
     create_connection = uvloop.Loop.create_connection
 
-    async def guarded(self: Any, factory: Any, host: Any = None, port: Any = None, **kw: Any) -> Any:
+    async def guarded(
+        self: Any, factory: Any, host: Any = None, port: Any = None, **kw: Any
+    ) -> Any:
         if host is not None:
             host, port = place(host, port)
         return await create_connection(self, factory, host, port, **kw)

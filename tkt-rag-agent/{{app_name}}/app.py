@@ -56,10 +56,12 @@ def create_app(services: Any = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     starting = asyncio.create_task(_start(app))
     starting.add_done_callback(_report)
-    yield
-    starting.cancel()
-    with suppress(asyncio.CancelledError, Exception):  # reported when it happened
-        await starting
+    try:
+        yield
+    finally:
+        starting.cancel()
+        with suppress(asyncio.CancelledError, Exception):  # reported when it happened
+            await starting
 
 
 def _report(starting: "asyncio.Task[None]") -> None:
@@ -178,9 +180,10 @@ async def chat(body: schemas.ChatRequest, here: Services) -> Response:
         return _stream(run, 0)
     last = await run.wait(JSON_WAIT_S)
     if last is None:
-        started = schemas.Started(run_id=run.id)
-        location = {"Location": f"/api/runs/{run.id}"}
-        return JSONResponse(started.model_dump(), 202, location)
+        place = f"/api/runs/{run.id}"
+        detail = f"The answer takes longer; ask for it at {place}."
+        started = schemas.Started(run_id=run.id, detail=detail)
+        return JSONResponse(started.model_dump(), 202, {"Location": place})
     if last.type == "error":
         raise Unavailable(last.data["detail"])
     return JSONResponse(last.data)
@@ -259,6 +262,14 @@ async def delete_document(document_id: str, here: Services) -> schemas.Document:
     return schemas.Document.model_validate(entry)
 
 
+@router.api_route(
+    "/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
+)
+async def nothing(request: Request, path: str) -> None:
+    """What is not here, or else the page would answer for it."""
+    raise Refused(f"There is no {request.method} {path[:100]!r} under /api/; see /docs.", 404)
+
+
 def _check_length(question: str, settings: Settings) -> None:
     limit = settings.max_question_chars
     if len(question) > limit:
@@ -280,13 +291,10 @@ def _stream(run: Run, after: int) -> StreamingResponse:
 def _job(run: Run) -> schemas.Job:
     events = run.fresh()
     names = events[0].data["documents"]
-    files = {name: schemas.File(document=name, status="waiting") for name in names}
-    for event in events:
-        if event.type == "file":
-            files[event.data["document"]] = schemas.File(**event.data)
-    done = sum(file.status != "waiting" for file in files.values())
+    done = [schemas.File(**event.data) for event in events if event.type == "file"]
+    waiting = [schemas.File(document=name, status="waiting") for name in names[len(done) :]]
     status = events[-1].type if run.ended else "running"
     return schemas.Job.model_validate(
-        {"job_id": run.id, "status": status, "total": len(names), "done": done,
-         "files": list(files.values())}
+        {"job_id": run.id, "status": status, "total": len(names), "done": len(done),
+         "files": [*done, *waiting]}
     )  # fmt: skip

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 
 from agent import cards
 from agent.chain import Question, answer
-from agent.health import probe
+from agent.health import Check, probe
 from agent.ingest import Source, files_under, start_delete, start_ingest
 from agent.runs import Event, Run
 from agent.services import Services
@@ -36,7 +36,7 @@ REMEMBERED = 50
 """Messages of the conversation that the browser keeps."""
 SESSIONS = 200
 """Open pages whose last shown values Gradio keeps in memory; further ones work all the same."""
-EXAMPLES = 4
+EXAMPLES = 3
 """Questions to begin with, where the sample documents are loaded."""
 KEPT = "in this browser"
 """Gradio scrambles what the browser keeps with this; a random key would not outlive the process."""
@@ -59,20 +59,19 @@ def build_ui(services: Services) -> FastAPI:
                 documents = _Documents(services)
         documents.connect(page, tab, chat.view)
     page.state_session_capacity = SESSIONS
-    return gr.mount_gradio_app(
+    app: FastAPI = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         page,
         path="/",
         theme=theme(),
-        css=CSS,
+        css_paths=CSS,
         favicon_path=str(HERE / "agent" / "icon.png"),
         footer_links=[],
         run_history=False,
         max_file_size=services.settings.max_upload_mb * 2**20,
         show_error=False,
-        ssr_mode=False,
-        mcp_server=False,
     )
+    return app
 
 
 def _on(listen: Callable[..., Any], do: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -85,7 +84,7 @@ def _head(services: Services, page: gr.Blocks) -> None:
     head = gr.HTML(cards.head(services.settings))
 
     async def look() -> str:
-        checks = {
+        checks: dict[str, Check | None] = {
             "model": services.model and services.model.check,
             "embedding": services.embedding and services.embedding.check,
             "documents": services.store.database.check,
@@ -181,7 +180,7 @@ class _Chat:
         talk = talk | {"seen": len(events), "open": going_on}
         if not going_on:
             talk["messages"] = messages[-REMEMBERED:]
-        buttons = {"submit_btn": not going_on and "Ask", "stop_btn": going_on and "Stop"}
+        buttons: dict[str, Any] = {"submit_btn": not going_on and "Ask", "stop_btn": going_on and "Stop"}
         return {
             self.talk: talk,
             self.view: [m | {"content": cards.inert(m["content"])} for m in messages],
@@ -211,7 +210,7 @@ class _Documents:
         self.outcomes = gr.HTML("", elem_classes="outcomes")
         self.list = gr.CheckboxGroup([], label="Documents", elem_classes="listed")
         with gr.Row():
-            small = {"visible": False, "size": "sm", "elem_classes": "small"}
+            small: dict[str, Any] = {"visible": False, "size": "sm", "elem_classes": "small"}
             self.delete = gr.Button(**small)
             self.really = gr.Button("Yes, delete them for good", variant="stop", **small)
             self.keep = gr.Button("No, keep them", **small)
@@ -293,7 +292,7 @@ class _Documents:
         }
 
 
-def _examples(entries: Sequence[Entry]) -> list[dict[str, str]]:
+def _examples(entries: Sequence[Entry]) -> list[Any]:
     """One question a sample document, of those that are loaded."""
     golden = HERE / "golden.jsonl"
     rows = map(json.loads, golden.read_text("utf-8").splitlines()) if golden.exists() else ()

@@ -17,7 +17,8 @@ health      is it alive, is it ready
 problems    errors as a client sees them
 schemas     what goes over the wire
 tracing     traces in Langfuse
-theme       colours and fonts of the page
+cards       what the page shows as HTML
+theme       colours and fonts of the page; its CSS is page.css
 ask         a question from the command line
 errors      the two ways in which things go wrong
 

@@ -6,6 +6,7 @@ the embedded documents open, so the question goes to its API instead.
 
 import asyncio
 import sys
+import time
 from typing import Any
 
 import httpx
@@ -41,10 +42,15 @@ async def _in_process(settings: Settings, question: str) -> dict[str, Any]:
 
 
 def _over_http(settings: Settings, question: str, error: Exception) -> dict[str, Any]:
-    url = f"http://127.0.0.1:{settings.port}/api/chat"
+    app = f"http://127.0.0.1:{settings.port}"
     try:
-        body = {"question": question, "stream": False}
-        return dict(httpx.post(url, json=body, timeout=60).raise_for_status().json())
+        reply = httpx.post(f"{app}/api/chat", json={"question": question}, timeout=60)
+        answer: dict[str, Any] = reply.raise_for_status().json()
+        if reply.status_code != 202:
+            return answer
+        while (run := httpx.get(app + reply.headers["Location"]).json())["state"] == "running":
+            time.sleep(1)
+        return dict(run["result"])
     except (httpx.HTTPError, ValueError):
         sys.exit(str(error))
 

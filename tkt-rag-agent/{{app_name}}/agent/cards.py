@@ -12,6 +12,8 @@ from agent.settings import Settings
 from agent.store import Entry
 
 _ACTIVE = re.compile(r"<(?=[a-z/!?])|!(?=\[)|mer(?=maid)", re.IGNORECASE)
+BEFORE = 200
+"""Characters shown in front of a quote: few enough that it is seen without scrolling."""
 OUTCOMES = {
     "added": "Added.",
     "replaced": "Took the place of the earlier version.",
@@ -21,7 +23,7 @@ OUTCOMES = {
 
 
 def inert(text: str) -> str:
-    """Markdown in which no HTML tag, image or Mermaid drawing begins: an invisible joiner is in it."""
+    """Markdown in which no HTML tag, image or Mermaid drawing begins, by an invisible joiner."""
     return _ACTIVE.sub("\\g<0>\u2060", text)
 
 
@@ -86,9 +88,10 @@ def _card(passage: dict[str, Any], citation: dict[str, Any] | None) -> str:
     text = escape(passage["text"])
     if citation:
         start, end = (citation[at] - passage["start"] for at in ("start", "end"))
-        cuts = (slice(start), slice(start, end), slice(end, None))
+        far = max(0, start - BEFORE)
+        cuts = (slice(far, start), slice(start, end), slice(end, None))
         before, quote, after = (escape(passage["text"][cut]) for cut in cuts)
-        text = f"{before}<mark>{quote}</mark>{after}"
+        text = f"{'… ' if far else ''}{before}<mark>{quote}</mark>{after}"
     page = f"Page {passage['page']}" if passage["page"] else ""
     place = " · ".join(filter(None, (page, escape(passage["heading"] or ""))))
     return (
@@ -116,8 +119,8 @@ def _progress(events: Sequence[Event], names: list[str], files: list[dict[str, A
         return escape(events[-1].data["detail"])
     if events[-1].last:
         well = sum(file["status"] != "failed" for file in files)
-        done = "deleted" if events[0].type == "deletion" else "in"
-        return f"{_count(well, 'document')} {'is' if well == 1 else 'are'} {done}."
+        where = "deleted" if events[0].type == "deletion" else "in"
+        return f"{_count(well, 'document')} {'is' if well == 1 else 'are'} {where}."
     count, done = len(names), len(files)
     bar = f'<progress max="{count}" value="{done}" aria-label="Progress"></progress>'
     if events[0].type == "deletion":

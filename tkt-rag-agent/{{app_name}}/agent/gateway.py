@@ -169,7 +169,8 @@ class ChatModel:
                     yield text
         if not said:
             self._picker.forget()
-            raise Unavailable(f"The model {body['model']} answered with nothing; check that it is loaded.")
+            said_nothing = f"The model {self.used} answered with nothing"
+            raise Unavailable(f"{said_nothing}; check that it is loaded.")
 
     async def complete(self, messages: Messages) -> str:
         return "".join([text async for text in self.stream(messages, {})])

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from agent import extract, split
+from agent import extract, retriever, split
 from agent.errors import Refused, Unavailable
 from agent.runs import Event, Run
 from agent.services import Services, connect
@@ -104,7 +104,7 @@ async def _take_in(services: Services, source: Source) -> Outcome:
     if trouble := trouble_with_name(source.document):
         raise Refused(trouble)
     data = await asyncio.to_thread(source.path.read_bytes)
-    digest = hashlib.sha256(data + str(split.PASSAGE_CHARS).encode()).hexdigest()
+    digest = hashlib.sha256(data + _recipe()).hexdigest()
     old = await services.store.entry(source.document)
     if old and old.sha256 == digest:
         return Outcome(source.document, "unchanged", old.id)
@@ -121,6 +121,11 @@ async def _take_in(services: Services, source: Source) -> Outcome:
     )
     await services.store.put(entry, passages)
     return Outcome(source.document, "replaced" if old else "added", entry.id)
+
+
+def _recipe() -> bytes:
+    """The code that reads, cuts and indexes: once it changes, a known file is taken in anew."""
+    return b"".join(Path(str(m.__file__)).read_bytes() for m in (extract, split, retriever))
 
 
 def files_under(folder: Path) -> list[Source]:

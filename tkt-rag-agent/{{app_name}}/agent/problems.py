@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,7 +30,8 @@ def problem(request: Request, status: int, detail: str) -> JSONResponse:
         "detail": detail,
         "request_id": request_id,
     }
-    return JSONResponse(body, status, media_type="application/problem+json")
+    headers = {"X-Request-Id": request_id}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
 def install(app: FastAPI, max_bytes: int) -> None:
@@ -92,7 +94,8 @@ class Doorkeeper:
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"].append((b"x-request-id", scope["request_id"].encode()))
+                headers = MutableHeaders(raw=message["headers"])
+                headers.setdefault("X-Request-Id", scope["request_id"])
             await send(message)
 
         return await self._app(scope, counted, named)

@@ -8,7 +8,9 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ class Embedded:
         self._words = Words(edge)
         self._shards: dict[str, Any] = {}
         self._opening = threading.Lock()
+        self._threads = ThreadPoolExecutor(4)  # an own one, so that closing can wait for its calls
 
     async def current(self) -> str | None:
         pointer = self._folder / "current"
@@ -52,7 +55,7 @@ class Embedded:
         os.replace(pointer, self._folder / "current")
         if old:
             self._shards.pop(old, None)  # a search that still runs in it keeps it open
-            shutil.rmtree(self._folder / old, ignore_errors=True)
+            self._threads.submit(_remove, self._folder / old)
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         rows = [edge.Point(p.id, self._words.vectors(p), p.payload) for p in points]
@@ -64,7 +67,7 @@ class Embedded:
         await self._update(collection, operation)
 
     async def fetch(self, collection: str, ids: Sequence[str]) -> list[Payload]:
-        records = await asyncio.to_thread(self._shard(collection).retrieve, list(ids), True, False)
+        records = await self._run(self._shard(collection).retrieve, list(ids), True, False)
         return [record.payload for record in records]
 
     async def scroll(self, collection: str, where: Where) -> list[Payload]:
@@ -72,7 +75,7 @@ class Embedded:
         offset = None
         while True:
             request = edge.ScrollRequest(offset, 1000, self._words.filter(where, {}), True)
-            records, offset = await asyncio.to_thread(self._shard(collection).scroll, request)
+            records, offset = await self._run(self._shard(collection).scroll, request)
             found += [record.payload for record in records]
             if offset is None:
                 return found
@@ -96,17 +99,19 @@ class Embedded:
             request = edge.QueryRequest(
                 limit, query=fusion, prefetches=prefetches, with_payload=True
             )
-        points = await asyncio.to_thread(self._shard(collection).query, request)
+        points = await self._run(self._shard(collection).query, request)
         return [(point.score, point.payload) for point in points]
 
     async def optimize(self, collection: str) -> None:
         """Holds Python's lock until it is done, so that no other thread runs."""
-        await asyncio.to_thread(self._shard(collection).optimize)
+        await self._run(self._shard(collection).optimize)
 
     async def check(self) -> str:
         return f"embedded, in {self._folder}"
 
     async def close(self) -> None:
+        """Waits for the calls that still run, also those whose caller was cancelled."""
+        await asyncio.to_thread(self._threads.shutdown)
         while self._shards:
             await asyncio.to_thread(self._shards.popitem()[1].close)
 
@@ -114,6 +119,9 @@ class Embedded:
         with self._opening:
             if collection not in self._shards:
                 self._shards[collection] = self._load(self._folder / collection)
+                for folder in self._folder.iterdir():  # of a switch that was interrupted
+                    if folder.is_dir() and folder.name not in self._shards:
+                        _remove(folder)
             return self._shards[collection]
 
     def _load(self, path: Path) -> Any:
@@ -131,4 +139,16 @@ class Embedded:
             shard.update(operation)
             shard.flush()  # what was acknowledged survives a power cut
 
-        await asyncio.to_thread(apply)
+        await self._run(apply)
+
+    async def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+def _remove(folder: Path) -> None:
+    """A search that still runs in it may write to it once more when it ends."""
+    for _ in range(40):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)

@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 LANGUAGE = "english"
 """Whose word endings and stop words the BM25 side knows. Load the documents anew after a change."""
-USUAL_WORDS = 170
-"""Length of a usual passage with its opening, in words; words of longer ones count for less."""
+USUAL_WORDS = 130
+"""Length of a usual passage, in words; the words of longer ones count for less."""
 LENGTH_MATTERS = 0.4
-"""How much less (BM25's b, 0 to 1): below the usual 0.75, since each passage has the opening."""
-OPENING_CHARS = 500
+"""How much less (BM25's b, 0 to 1): passages differ little, so below the usual 0.75."""
+OPENING_CHARS = 1000
 """How much of a document's beginning, where its parties stand, is indexed with each passage."""
+OPENING_WEIGHT = 1.0
+"""What a word of the document's name or opening weighs in a passage that lacks it; about as much
+as one that stands there once. Less finds the wrong document, more the wrong place in it."""
+HEADING_WEIGHT = 0.5
+"""What a word of its heading adds to a passage."""
 
 Vectors = tuple[Sparse, list[float] | None]
 
@@ -53,12 +58,20 @@ class Index:
         """Vectors of the passages, and whether meaning is among them."""
         texts = [in_context(document, passage.heading, passage.text) for passage in passages]
         dense = await self._embedder.embed(texts) if meaning and self._embedder else None
-        words = [self._words.embed_document(f"{opening}\n{text}") for text in texts]
+        about = self._words.embed_query(f"{readable(document)}\n{opening}").indices
+        words = [self._weigh(passage, about) for passage in passages]
         sides: Sequence[list[float] | None] = dense or [None] * len(texts)
-        pairs: list[Vectors] = [
-            ((w.indices, w.values), d) for w, d in zip(words, sides, strict=True)
-        ]
-        return pairs, dense is not None
+        return list(zip(words, sides, strict=True)), dense is not None
+
+    def _weigh(self, passage: Passage, about: Sequence[int]) -> Sparse:
+        """Weights of the words of a passage, its heading and its document."""
+        words = self._words.embed_document(passage.text)
+        weights = dict(zip(words.indices, words.values, strict=True))
+        for word in self._words.embed_query(passage.heading or "").indices:
+            weights[word] = weights.get(word, 0) + HEADING_WEIGHT
+        for word in about:
+            weights[word] = max(weights.get(word, 0), OPENING_WEIGHT)
+        return list(weights), list(weights.values())
 
     async def question(self, question: str, meaning: bool) -> Vectors:
         words = self._words.embed_query(question)
@@ -73,8 +86,12 @@ class Index:
 
 def in_context(document: str, heading: str | None, text: str) -> str:
     """A passage says little of the document and the section that it stands in; this says it."""
-    name = PurePosixPath(document).stem.replace("-", " ").replace("_", " ")
-    return "\n".join(part for part in (name, heading, text) if part)
+    return "\n".join(part for part in (readable(document), heading, text) if part)
+
+
+def readable(document: str) -> str:
+    """A document's name as words: `a/loan-agreement.pdf` is `loan agreement`."""
+    return PurePosixPath(document).stem.replace("-", " ").replace("_", " ")
 
 
 def opening(passages: Sequence[Passage]) -> str:

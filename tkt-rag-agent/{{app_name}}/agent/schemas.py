@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Name = Annotated[str, StringConstraints(max_length=500)]
 
 
 class Body(BaseModel):
@@ -16,7 +17,7 @@ class Reply(BaseModel):
 
 
 class Filter(Body):
-    document: str | list[str] = []
+    document: Name | list[Name] = []
     """Only in this document, or these."""
 
     @property
@@ -84,7 +85,7 @@ class Answer(Reply):
 
 class Started(Reply):
     run_id: str
-    detail: str = "The answer takes longer; ask for it at /api/runs/{run_id}."
+    detail: str
 
 
 class RunState(Reply):

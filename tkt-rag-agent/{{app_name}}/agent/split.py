@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from agent.extract import Extracted, Mark
 
-PASSAGE_CHARS = 1000
+PASSAGE_CHARS = 1200
 """Longest passage: longer ones carry more context and more that is beside the point."""
-SECTION_CHARS = 250
+SECTION_CHARS = 600
 """A section shorter than this shares its passage with the next: a lone heading answers nothing."""
 
 _PARAGRAPH = re.compile(r"\S(?:.*\S)?(?:\n(?!\s*\n).*\S)*")

@@ -165,11 +165,11 @@ async def test_a_question_in_a_conversation_is_condensed_before_the_search(
 async def test_when_condensing_fails_the_question_before_helps_the_search(
     with_model: Services, gateway: FakeGateway, tmp_path: Path
 ) -> None:
-    await take_in(with_model, tmp_path / "in", lease=LEASE, noise="And it is fine weather.")
+    await take_in(with_model, tmp_path / "in", lease=LEASE, noise="The notice board is green.")
     gateway.enqueue(httpx.Response(500, text="oops"), "1,250 [1].")
     history = [{"role": "user", "content": "What is the monthly rent?"}]
 
-    events = await ask(with_model, "And when is it due?", history=history)
+    events = await ask(with_model, "And the notice?", history=history)
 
     assert "monthly rent" in events[0].data["passages"][0]["text"]
     assert events[-1].data["mode"] == "model"

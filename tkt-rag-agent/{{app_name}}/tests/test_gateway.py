@@ -47,6 +47,7 @@ async def test_roles_comments_and_other_fields_of_a_stream_are_passed_over(
         + sse({"choices": [{"delta": {"role": "assistant"}}], "usage": None})
         + sse({"choices": [{"delta": {"content": None}}]})
         + sse({"choices": None})
+        + sse({"choices": [{"delta": None}]})
         + content("Yes")
         + sse({"choices": [{"delta": {}, "finish_reason": "stop"}]})
         + b"data:[DONE]\n\n"

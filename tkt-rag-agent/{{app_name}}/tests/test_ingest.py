@@ -204,9 +204,7 @@ async def test_the_command_line_says_who_has_the_documents_open(
 async def test_the_command_line_without_documents_says_what_it_wants(
     folder: Path, tmp_path: Path
 ) -> None:
-    usage, nothing = await asyncio.gather(
-        command(folder), command(folder, str(tmp_path))
-    )
+    usage, nothing = await asyncio.gather(command(folder), command(folder, str(tmp_path)))
 
     assert usage.returncode == 1
     assert "Usage: python -m agent.ingest DIR" in usage.stderr

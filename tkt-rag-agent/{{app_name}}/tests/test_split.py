@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_passages_of_any_text_cover_it_once_in_order_within_pages_and_sizes(seed
         assert 0 < len(passage.text) <= PASSAGE_CHARS
         assert passage.page == mark_at(document, passage.start).page
         assert passage.page == mark_at(document, passage.end - 1).page
-    for before, after in zip(passages, passages[1:], strict=False):
+    for before, after in pairwise(passages):
         assert before.end <= after.start
 
 
@@ -59,7 +60,8 @@ def test_a_text_without_words_gives_no_passages() -> None:
 
 
 def test_a_paragraph_is_kept_whole_and_small_ones_are_joined() -> None:
-    text = "\n\n".join(f"Paragraph {n}. " + "word " * 60 for n in range(6))
+    a_third = "word " * ((PASSAGE_CHARS // 3 - 20) // 5)
+    text = "\n\n".join(f"Paragraph {n}. {a_third}" for n in range(6))
 
     passages = split(plain(text))
 
@@ -68,8 +70,8 @@ def test_a_paragraph_is_kept_whole_and_small_ones_are_joined() -> None:
 
 
 def test_a_long_section_stands_alone_and_carries_its_heading() -> None:
-    one, two = "One\n\n" + "first " * 60, "\n\nTwo\n\n" + "second " * 60
-    assert len(one) > SECTION_CHARS
+    one = "One\n\n" + "first " * (SECTION_CHARS // 6)
+    two = "\n\nTwo\n\n" + "second " * 20
     document = Extracted(one + two, (Mark(0, None, "One"), Mark(len(one) + 2, None, "Two")))
 
     assert [(p.heading, p.text.split()[0]) for p in split(document)] == [

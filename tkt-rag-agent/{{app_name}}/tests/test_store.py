@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -303,8 +304,8 @@ async def test_another_embedding_model_reindexes_while_the_old_collection_serves
     assert all(found == ["kept"] * 3 for found in meanwhile)
     assert await words(store) == ["kept"] * 3
     assert [entry.embedding for entry in await store.documents()] == ["large"]
-    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [new]
     await database.close()
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == [new]
 
 
 async def test_killed_in_mid_reindex_the_old_serves_and_the_next_start_finishes(
@@ -328,8 +329,8 @@ async def test_killed_in_mid_reindex_the_old_serves_and_the_next_start_finishes(
         assert await words(store) == ["kept"] * 4
         assert [e.embedding for e in await store.documents()] == [wanted] * 2
         assert await points(database) == 4 + 2 + 1
-        assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
         await database.close()
+        assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
         if not killed:
             break
     assert not killed
@@ -397,6 +398,44 @@ async def by_meaning(store: Store) -> set[str]:
     no_words: Any = ([0], [1.0])
     hits: list[Hit] = await store.search((no_words, embed("common", 8)), 50)
     return {hit.text.split()[1] for hit in hits}
+
+
+async def test_closing_waits_for_a_call_whose_caller_was_cancelled(folder: Path) -> None:
+    done: list[str] = []
+
+    class SlowShard:
+        def update(self, _: Any) -> None:
+            time.sleep(0.1)
+            done.append("update")
+
+        def flush(self) -> None:
+            done.append("flush")
+
+        def close(self) -> None:
+            done.append("close")
+
+    database = Embedded(folder)
+    database._shards["app-words"] = SlowShard()
+    writing = asyncio.create_task(database.upsert("app-words", []))
+    await asyncio.sleep(0.01)
+    writing.cancel()
+    await asyncio.wait([writing])
+
+    await database.close()
+
+    assert done == ["update", "flush", "close"]
+
+
+async def test_what_an_interrupted_switch_left_is_removed_at_the_next_start(folder: Path) -> None:
+    database = Embedded(folder)
+    await put(open_store(database), "a.md", "kept")
+    await database.close()
+    (folder / "app-of-another-model").mkdir()
+
+    database = Embedded(folder)
+    assert await words(open_store(database)) == ["kept"] * 3
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["app-words"]
+    await database.close()
 
 
 async def test_a_second_process_is_told_in_one_sentence_who_has_the_documents(
