@@ -85,8 +85,8 @@ def _head(services: Services, page: gr.Blocks) -> None:
 
     async def look() -> str:
         checks: dict[str, Check | None] = {
-            "model": services.model and services.model.check,
-            "embedding": services.embedding and services.embedding.check,
+            "model": services.model.check if services.model else None,
+            "embedding": services.embedding.check if services.embedding else None,
             "documents": services.store.database.check,
         }
         return cards.head(services.settings, cards.mode(services, await probe(checks)))
@@ -180,7 +180,10 @@ class _Chat:
         talk = talk | {"seen": len(events), "open": going_on}
         if not going_on:
             talk["messages"] = messages[-REMEMBERED:]
-        buttons: dict[str, Any] = {"submit_btn": not going_on and "Ask", "stop_btn": going_on and "Stop"}
+        buttons: dict[str, Any] = {
+            "submit_btn": not going_on and "Ask",
+            "stop_btn": going_on and "Stop",
+        }
         return {
             self.talk: talk,
             self.view: [m | {"content": cards.inert(m["content"])} for m in messages],
