@@ -60,8 +60,7 @@ def environment(name: str, wanted: list[Any]) -> Path:
     key = hashlib.sha256(json.dumps([sys.version, *contents]).encode()).hexdigest()
     venv = ROOT / f".venv-{name}"
     made_for = venv / "made-for"
-    with (ROOT / f".venv-{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
+    with locked(ROOT):  # another worker may be making it
         if not made_for.exists() or made_for.read_text() != key:
             uv = [sys.executable, "-m", "uv", "--quiet"]
             subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, venv], check=True)
@@ -69,6 +68,16 @@ def environment(name: str, wanted: list[Any]) -> Path:
             subprocess.run([*uv, "pip", "install", *into, *wanted], check=True)
             made_for.write_text(key)
     return venv / "bin"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @dataclass

@@ -76,7 +76,7 @@ async def answer(
             "done",
             {
                 "answer": said,
-                "answered": bool(citations),
+                "answered": bool(citations) and prompts.UNKNOWN not in said,
                 "citations": citations,
                 "mode": mode,
                 "run_id": run_id,

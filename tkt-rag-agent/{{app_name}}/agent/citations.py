@@ -15,7 +15,7 @@ from agent.store import Hit
 
 QUOTED = 3
 """Passages that an answer without a model quotes at most."""
-ENOUGH = 0.6
+ENOUGH = 0.7
 """Share of the question's words that a passage must hold to be quoted as an answer."""
 LONGEST = 40
 """A bracket with more characters inside is text, not a citation."""
@@ -64,16 +64,41 @@ def cite(index: Index, answer: str, hits: list[Hit]) -> list[dict[str, Any]]:
 
 
 def quotation(index: Index, question: str, hits: list[Hit], reason: str) -> str:
-    """The answer without a model; `reason` says why there is none, if there is none."""
-    quotes: list[str] = []
-    for n, hit in enumerate(hits, 1):
-        text = in_context(hit.document, hit.heading, hit.text)
-        if len(quotes) < QUOTED and index.coverage(question, text) >= ENOUGH:
-            start, end = _nearest(index, question, hit)
-            quotes.append(f'{_source(hit)}: "{hit.text[start:end]}" [{n}]')
-    if not quotes:
+    """The answer without a model; `reason` says why there is none, if there is none.
+
+    Passages that hold enough of the question's words are quoted and cited; where none does, the
+    nearest is shown without a citation, since it may answer something else.
+    """
+    enough = [n for n, hit in enumerate(hits, 1) if _coverage(index, question, hit) >= ENOUGH]
+    if not hits:
         return f"{reason}. {UNKNOWN}" if reason else UNKNOWN
+    if not enough:
+        nearest = _quote(index, question, hits[0])
+        return f"{reason}, and no passage clearly answers this. The nearest is in {nearest}"
+    quotes = [
+        f"{_own_brackets(_quote(index, question, hits[n - 1]), len(hits))} [{n}]"
+        for n in enough[:QUOTED]
+    ]
     return "\n\n".join([f"{reason}, so this is quoted from the documents:", *quotes])
+
+
+def _coverage(index: Index, question: str, hit: Hit) -> float:
+    return index.coverage(question, in_context(hit.document, hit.heading, hit.text))
+
+
+def _quote(index: Index, question: str, hit: Hit) -> str:
+    start, end = _nearest(index, question, hit)
+    return f'{_source(hit)}: "{hit.text[start:end]}"'
+
+
+def _own_brackets(quote: str, passages: int) -> str:
+    """A document's own `[2]` would count as a citation of passage 2, so it becomes `(2)`."""
+
+    def soften(match: re.Match[str]) -> str:
+        clash = any(1 <= n <= passages for n in _numbers(match))
+        return f"({match.group(1)})" if clash else match.group()
+
+    return _CITATION.sub(soften, quote)
 
 
 def _source(hit: Hit) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LANGUAGE = "english"
 """Whose word endings and stop words the BM25 side knows. Load the documents anew after a change."""
+ASKING = "how much many long often soon fast far late early high what which who when where why"
+"""Words that ask and are not expected in an answer."""
 USUAL_WORDS = 130
 """Length of a usual passage, in words; the words of longer ones count for less."""
 LENGTH_MATTERS = 0.4
@@ -46,6 +48,7 @@ class Index:
     def __init__(self, embedder: Embedder | None) -> None:
         self._embedder = embedder
         self._words = Bm25(Bm25Config(language=LANGUAGE, avg_len=USUAL_WORDS, b=LENGTH_MATTERS))
+        self._asking = set(self._words.embed_query(ASKING).indices)
 
     async def embedding(self, recorded: str | None) -> tuple[str | None, int | None]:
         """Embedding model and dimension in force; (None, None) when no model answers."""
@@ -80,7 +83,7 @@ class Index:
 
     def coverage(self, question: str, text: str) -> float:
         """Share of the question's words that stand in `text`, 0 to 1, endings disregarded."""
-        asked = set(self._words.embed_query(question).indices)
+        asked = set(self._words.embed_query(question).indices) - self._asking
         return len(asked & set(self._words.embed_query(text).indices)) / len(asked) if asked else 0
 
 

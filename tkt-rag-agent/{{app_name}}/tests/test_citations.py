@@ -101,7 +101,18 @@ def test_without_a_model_the_nearest_sentences_are_quoted_with_their_sources() -
 def test_without_a_model_what_the_passages_do_not_hold_is_not_answered() -> None:
     text = quotation(Index(None), "Who won the football cup?", [hit("Rent is due.")], "No model")
 
-    assert text == f"No model. {UNKNOWN}"
+    assert text.startswith("No model, and no passage clearly answers this.")
+    assert text.endswith('The nearest is in lease.md: "Rent is due."')
+    assert "[1]" not in text
+    assert quotation(Index(None), "Who won the cup?", [], "No model") == f"No model. {UNKNOWN}"
+
+
+def test_a_bracket_of_a_quoted_document_cites_no_passage() -> None:
+    hits = [hit("The rent stands in note [2]."), hit("Pets are fine."), hit("The end.")]
+
+    text = quotation(Index(None), "Where stands the rent?", hits, "No model")
+
+    assert [c["n"] for c in cite(Index(None), text, hits)] == [1]
 
 
 def test_the_model_reads_passages_with_number_source_and_text() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from world import LEASE, take_in
 
 from agent.ingest import Source, files_under, ingest, start_delete, start_ingest, trouble_with_name
+from agent.ingest import _main as command_line
 from agent.services import Services
 
 pytestmark = pytest.mark.anyio
@@ -201,12 +203,19 @@ async def test_the_command_line_says_who_has_the_documents_open(
     assert "if another process has them open, stop it" in result.stdout
 
 
-async def test_the_command_line_without_documents_says_what_it_wants(
-    folder: Path, tmp_path: Path
+def test_the_command_line_without_documents_says_what_it_wants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    usage, nothing = await asyncio.gather(command(folder), command(folder, str(tmp_path)))
+    assert asyncio.run(command_line(tmp_path)) == 1
+    assert capsys.readouterr().out.startswith(f"No documents in {tmp_path}: it holds no .pdf")
 
-    assert usage.returncode == 1
-    assert "Usage: python -m agent.ingest DIR" in usage.stderr
-    assert nothing.returncode == 1
-    assert "No documents in" in nothing.stdout
+
+@pytest.mark.parametrize("arguments", [[], ["/not/there"], ["/tmp", "/tmp"]])
+@pytest.mark.filterwarnings("ignore:'agent.ingest' found in sys.modules")
+def test_the_command_line_says_how_it_is_used(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ingest", *arguments])
+
+    with pytest.raises(SystemExit, match=r"Usage: python -m agent\.ingest DIR"):
+        runpy.run_module("agent.ingest", run_name="__main__")

@@ -132,7 +132,7 @@ class Stepwise:
 
     async def step(self) -> None:
         self._turns.put_nowait(None)
-        await self._made.get()
+        await asyncio.wait_for(self._made.get(), 10)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         async def call(*arguments: Any) -> Any:
@@ -170,19 +170,18 @@ async def test_a_search_that_a_replacement_overtakes_anywhere_sees_one_version(
 
     for number, plan in enumerate(combinations_with_replacement(moments, 3), 1):
         stepwise = Stepwise(database)
-        writing = asyncio.create_task(put(open_store(stepwise), "a.md", f"v{number}"))
-        for _ in range(calls_to_open := 4):
-            await stepwise.step()
+        writer, reader = open_store(stepwise), open_store(database)
+        writer._collection = reader._collection = str(await database.current())
+        writing = asyncio.create_task(put(writer, "a.md", f"v{number}"))
 
         async def before(call: int, plan: Any = plan, stepwise: Stepwise = stepwise) -> None:
-            while call < len(plan) and stepwise.calls < calls_to_open + plan[call]:
+            while call < len(plan) and stepwise.calls < plan[call]:
                 await stepwise.step()
 
-        reader = open_store(Overtaken(database, before))
-        reader._collection = str(await database.current())
+        reader.database = Overtaken(database, before)  # type: ignore[assignment]
         found = await words(reader)
 
-        while stepwise.calls < calls_to_open + ended:
+        while stepwise.calls < ended:
             await stepwise.step()
         await writing
         assert found in ([f"v{number - 1}"] * 3, [f"v{number}"] * 3), plan

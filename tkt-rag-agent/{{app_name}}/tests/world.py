@@ -158,6 +158,8 @@ async def api(services: Services | None) -> AsyncIterator[httpx.AsyncClient]:
             application.router.lifespan_context(application),
             httpx.AsyncClient(transport=transport, base_url="http://app.test") as client,
         ):
+            if services:
+                application.state.started.set()  # without the wait for the first /health
             await application.state.started.wait()
             yield client
     finally:
