@@ -1,4 +1,4 @@
-# `make` alone is lint + test. Needs git, make and Python 3.11 or newer with venv, nothing else.
+# `make` alone is `make test`: style, types, tests. Needs git, make and Python 3.11 or newer with venv, nothing else.
 
 TEMPLATE ?= tkt-rag-agent
 PORT ?= 7860
@@ -12,12 +12,12 @@ unexport PYTHONDONTWRITEBYTECODE
 export GIT_TERMINAL_PROMPT := 0
 
 .PHONY: all help demo render test lint fix corpus bench
-all: lint test
+all: test
 
 help:
 	@echo "make demo                      render TEMPLATE, load the sample documents, serve its page"
 	@echo "make demo ASK='your question'  answer on the terminal instead, and end"
-	@echo "make test                      all tests (what they need is installed first)"
+	@echo "make test                      style, types and all tests; installs what they need first"
 	@echo "make lint | make fix           check style and types | mend what can be mended"
 	@echo "make render TEMPLATE=tkt-rag-agent DEST=my-app DATA=answers.yml"
 	@echo "make corpus                    build the sample documents from corpus/"
@@ -30,7 +30,7 @@ render: .venv/tools
 	@test -n "$(DEST)" || { echo "Say where: make render TEMPLATE=$(TEMPLATE) DEST=my-app"; exit 2; }
 	$(BIN)/copier copy --defaults $(if $(DATA),--data-file $(DATA)) $(TEMPLATE) $(DEST)
 
-test: .venv/dev
+test: lint
 	$(BIN)/python tools/system_packages.py
 	$(BIN)/pytest -n 2 --dist loadfile
 

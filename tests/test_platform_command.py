@@ -1,4 +1,4 @@
-"""The platform's test step: its image lacks most packages, and what is left in the tree stays there."""
+"""The platform's test step: its image lacks most packages, and leftovers stay in the tree."""
 
 from __future__ import annotations
 
