@@ -80,7 +80,10 @@ def sources(events: Sequence[Event]) -> str:
     if not passages:
         cited = ['<p class="note">The passages that an answer quotes are shown here.</p>']
     title = "Also found" if cited else "Passages found"
-    folded = f"<details><summary>{title} ({len(others)})</summary>{''.join(others)}</details>"
+    state = "" if cited else " open"
+    folded = (
+        f"<details{state}><summary>{title} ({len(others)})</summary>{''.join(others)}</details>"
+    )
     return f"<h2>Sources</h2>{''.join(cited)}{folded if others else ''}"
 
 
