@@ -53,9 +53,10 @@ class Embedded:
         pointer = self._folder / "current.new"
         pointer.write_text(collection)
         os.replace(pointer, self._folder / "current")
-        if old:
-            self._shards.pop(old, None)  # a search that still runs in it keeps it open
-            self._threads.submit(_remove, self._folder / old)
+
+    async def drop(self, collection: str) -> None:
+        self._shards.pop(collection, None)  # a search that still runs in it keeps it open
+        self._threads.submit(_remove, self._folder / collection)
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         rows = [edge.Point(p.id, self._words.vectors(p), p.payload) for p in points]

@@ -48,8 +48,9 @@ class Server:
             delete = models.DeleteAlias(alias_name=self._alias)
             operations.insert(0, models.DeleteAliasOperation(delete_alias=delete))
         await self._ask(self._client.update_collection_aliases(operations))
-        if old:
-            await self._ask(self._client.delete_collection(old))
+
+    async def drop(self, collection: str) -> None:
+        await self._ask(self._client.delete_collection(collection))
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         rows = [

@@ -86,6 +86,9 @@ class Store:
             if current is None or (model and current != wanted):
                 self._collection, self.model = current or "", None  # serves meanwhile, by words
                 await self._rebuild(current, wanted, model, dimension)
+                self._collection, self.model = wanted, model
+                if current:
+                    await self.database.drop(current)
                 current = wanted
             self._collection, self.model = current, model
             await self._clean_up()
