@@ -66,7 +66,8 @@ async def answer(
                 log.warning("run %s: %s", run_id, error)
                 mode, reason = "extractive", str(error).rstrip(".")
         if mode == "extractive" or not hits:
-            quoted = quotation(services.store.index, question.text, hits, reason)
+            openings = await services.store.openings(hit.document for hit in hits)
+            quoted = quotation(services.store.index, question.text, hits, openings, reason)
             text = f"\n\n{quoted}" if said else quoted
             said += text
             yield Event("token", {"text": text})

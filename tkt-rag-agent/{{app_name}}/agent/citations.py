@@ -9,14 +9,14 @@ from itertools import pairwise
 from typing import Any
 
 from agent.prompts import UNKNOWN
-from agent.retriever import Index, in_context
+from agent.retriever import OPENING_CHARS, Index, readable
 from agent.split import sentences
 from agent.store import Hit
 
 QUOTED = 3
 """Passages that an answer without a model quotes at most."""
-ENOUGH = 0.7
-"""Share of the question's words that a passage must hold to be quoted as an answer."""
+ENOUGH = 0.6
+"""Share of the words beyond the document's name and parties that a quoted passage must hold."""
 LONGEST = 40
 """A bracket with more characters inside is text, not a citation."""
 
@@ -60,34 +60,36 @@ def cite(index: Index, answer: str, hits: list[Hit]) -> list[dict[str, Any]]:
     for match in _CITATION.finditer(answer):
         for n in (n for n in _numbers(match) if 1 <= n <= len(hits)):
             claims[n] = f"{claims.get(n, '')} {_claim(answer, match.start())}"
-    return [_citation(n, hits[n - 1], *_nearest(index, claims[n], hits[n - 1])) for n in claims]
+    words = {n: index.wanted(claim, "") for n, claim in claims.items()}
+    return [_citation(n, hits[n - 1], *_nearest(index, words[n], hits[n - 1])) for n in claims]
 
 
-def quotation(index: Index, question: str, hits: list[Hit], reason: str) -> str:
+def quotation(
+    index: Index, question: str, hits: list[Hit], openings: dict[str, str], reason: str
+) -> str:
     """The answer without a model; `reason` says why there is none, if there is none.
 
-    Passages that hold enough of the question's words are quoted and cited; where none does, the
-    nearest is shown without a citation, since it may answer something else.
+    A passage is quoted and cited when it holds enough of what is asked beyond the document's name
+    and parties, which stand in its opening. Where none does, the nearest is shown uncited, since
+    it may answer something else.
     """
-    enough = [n for n, hit in enumerate(hits, 1) if _coverage(index, question, hit) >= ENOUGH]
     if not hits:
         return f"{reason}. {UNKNOWN}" if reason else UNKNOWN
-    if not enough:
-        nearest = _quote(index, question, hits[0])
+    quotes = []
+    for n, hit in enumerate(hits, 1):
+        known = openings.get(hit.document, "") if hit.start >= OPENING_CHARS else ""
+        wanted = index.wanted(question, f"{readable(hit.document)}\n{known}")
+        if index.share(wanted, f"{hit.heading}\n{hit.text}") >= ENOUGH:
+            quote = _own_brackets(_quote(index, question, wanted, hit), len(hits))
+            quotes.append(f"{quote} [{n}]")
+    if not quotes:
+        nearest = _quote(index, question, index.wanted(question, ""), hits[0])
         return f"{reason}, and no passage clearly answers this. The nearest is in {nearest}"
-    quotes = [
-        f"{_own_brackets(_quote(index, question, hits[n - 1]), len(hits))} [{n}]"
-        for n in enough[:QUOTED]
-    ]
-    return "\n\n".join([f"{reason}, so this is quoted from the documents:", *quotes])
+    return "\n\n".join([f"{reason}, so this is quoted from the documents:", *quotes[:QUOTED]])
 
 
-def _coverage(index: Index, question: str, hit: Hit) -> float:
-    return index.coverage(question, in_context(hit.document, hit.heading, hit.text))
-
-
-def _quote(index: Index, question: str, hit: Hit) -> str:
-    start, end = _nearest(index, question, hit)
+def _quote(index: Index, question: str, wanted: set[int], hit: Hit) -> str:
+    start, end = _nearest(index, wanted or index.wanted(question, ""), hit)
     return f'{_source(hit)}: "{hit.text[start:end]}"'
 
 
@@ -113,8 +115,8 @@ def _claim(answer: str, at: int) -> str:
     return before[start:end]
 
 
-def _nearest(index: Index, words: str, hit: Hit) -> tuple[int, int]:
-    return max(_windows(hit.text), key=lambda span: index.coverage(words, hit.text[slice(*span)]))
+def _nearest(index: Index, words: set[int], hit: Hit) -> tuple[int, int]:
+    return max(_windows(hit.text), key=lambda span: index.share(words, hit.text[slice(*span)]))
 
 
 def _windows(text: str) -> Iterator[tuple[int, int]]:

@@ -117,6 +117,7 @@ async def _take_in(services: Services, source: Source) -> Outcome:
         pages=max((mark.page or 0 for mark in text.marks), default=0),
         characters=len(text.text),
         passages=len(passages),
+        opening=retriever.opening(passages),
         added_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     await services.store.put(entry, passages)

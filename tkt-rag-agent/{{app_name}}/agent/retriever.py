@@ -81,10 +81,15 @@ class Index:
         dense = await self._embedder.embed([question]) if meaning and self._embedder else None
         return (words.indices, words.values), dense[0] if dense else None
 
-    def coverage(self, question: str, text: str) -> float:
-        """Share of the question's words that stand in `text`, 0 to 1, endings disregarded."""
+    def wanted(self, question: str, about: str) -> set[int]:
+        """The question's words that do not merely ask, nor name the document `about` is of."""
         asked = set(self._words.embed_query(question).indices) - self._asking
-        return len(asked & set(self._words.embed_query(text).indices)) / len(asked) if asked else 0
+        return asked - set(self._words.embed_query(about).indices)
+
+    def share(self, words: set[int], text: str) -> float:
+        """Share of `words` that stand in `text`, 0 to 1, endings disregarded; 1 of no words."""
+        held = words & set(self._words.embed_query(text).indices)
+        return len(held) / len(words) if words else 1
 
 
 def in_context(document: str, heading: str | None, text: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from agent.qdrant import Payload, Point, Sparse
-from agent.retriever import Index, opening
+from agent.retriever import Index
 from agent.split import Passage
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Entry:
     characters: int = 0
     passages: int = 0
     added_at: str = ""
+    opening: str = ""
     version: str = ""
     embedding: str | None = None
     leftover: list[str] = field(default_factory=list)
@@ -122,6 +123,12 @@ class Store:
         await self._opened()
         return await self._entry(Entry(document).id)
 
+    async def openings(self, documents: Iterable[str]) -> dict[str, str]:
+        """How each of these documents begins: who the parties are, and such."""
+        ids = {Entry(document).id for document in documents}
+        found = await self.database.fetch(self._collection, sorted(ids))
+        return {entry["document"]: entry["opening"] for entry in found}
+
     async def search(
         self, vectors: tuple[Sparse, list[float] | None], limit: int, documents: Sequence[str] = ()
     ) -> list[Hit]:
@@ -181,7 +188,7 @@ class Store:
         for at in range(0, len(passages), BATCH):
             batch = passages[at : at + BATCH]
             vectors, meaning = await self.index.passages(
-                entry.document, opening(passages), batch, bool(model)
+                entry.document, entry.opening, batch, bool(model)
             )
             model = model if meaning else None
             points = [
@@ -252,7 +259,7 @@ class Store:
 
 
 def _entry(payload: Payload) -> Entry:
-    return Entry(**{f.name: payload[f.name] for f in fields(Entry)})
+    return Entry(**{f.name: payload[f.name] for f in fields(Entry) if f.name in payload})
 
 
 def _hit(payload: Payload, score: float) -> Hit:
