@@ -5,6 +5,7 @@ the extracted text, so that `text[start:end]` is the passage, whatever the file 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ _FITTING = re.compile(rf"\S(?:.{{0,{_MORE}}}\S)?(?!\S)|\S{{{PASSAGE_CHARS}}}", r
 """As many whole words as fit; of a word that is longer than a passage, as much of it."""
 
 
+Piece = tuple[int, int, Mark]
+
+
 @dataclass(frozen=True)
 class Passage:
     start: int
@@ -35,16 +39,13 @@ class Passage:
 def split(document: Extracted) -> list[Passage]:
     """Cut into passages of at most `PASSAGE_CHARS` characters, in reading order."""
     passages: list[Passage] = []
-    start = end = 0
-    last: Mark | None = None
-    for a, b, mark in _pieces(document):
-        if last and _breaks(b - start, end - start, last, mark):
-            passages.append(_passage(document.text, start, end, last))
-            last = None
-        if last is None:
-            start = a
-        end, last = b, mark
-    return [*passages, _passage(document.text, start, end, last)] if last else passages
+    together: list[Piece] = []
+    for piece in _pieces(document):
+        if together and _breaks(together, piece):
+            passages.append(_passage(document.text, together))
+            together = []
+        together.append(piece)
+    return [*passages, _passage(document.text, together)] if together else passages
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -62,16 +63,24 @@ def _is_numbering(words: str) -> bool:
     return len(words) < 8 and not re.search(r"[a-z]{2}", words)
 
 
-def _breaks(joined: int, size: int, last: Mark, mark: Mark) -> bool:
-    new_section = mark.heading != last.heading and size >= SECTION_CHARS
-    return joined > PASSAGE_CHARS or mark.page != last.page or new_section
+def _breaks(together: list[Piece], piece: Piece) -> bool:
+    (start, *_), (_, end, last) = together[0], together[-1]
+    _, new_end, mark = piece
+    new_section = mark.heading != last.heading and end - start >= SECTION_CHARS
+    return new_end - start > PASSAGE_CHARS or mark.page != last.page or new_section
 
 
-def _passage(text: str, start: int, end: int, mark: Mark) -> Passage:
+def _passage(text: str, together: list[Piece]) -> Passage:
+    """The pieces as one, under the heading that most of it stands under."""
+    shares: Counter[Mark] = Counter()
+    for start, end, mark in together:
+        shares[mark] += end - start
+    mark = shares.most_common(1)[0][0]
+    start, end = together[0][0], together[-1][1]
     return Passage(start, end, mark.page, mark.heading, text[start:end])
 
 
-def _pieces(document: Extracted) -> Iterator[tuple[int, int, Mark]]:
+def _pieces(document: Extracted) -> Iterator[Piece]:
     """Paragraphs with the mark they stand under, cut where longer than a passage."""
     ends = [mark.start for mark in document.marks[1:]] + [len(document.text)]
     for mark, end in zip(document.marks, ends, strict=True):
