@@ -94,7 +94,9 @@ def _card(passage: dict[str, Any], citation: dict[str, Any] | None) -> str:
         far = max(0, start - BEFORE)
         cuts = (slice(far, start), slice(start, end), slice(end, None))
         before, quote, after = (escape(passage["text"][cut]) for cut in cuts)
-        text = f"{'… ' if far else ''}{before}<mark>{quote}</mark>{after}"
+        if far:
+            before = f"… {before.partition(' ')[2]}"  # from a whole word on
+        text = f"{before}<mark>{quote}</mark>{after}"
     page = f"Page {passage['page']}" if passage["page"] else ""
     place = " · ".join(filter(None, (page, escape(passage["heading"] or ""))))
     return (
