@@ -13,13 +13,15 @@ FOLDER = Path(__file__).resolve().parent / "results"
 def save(name: str, figures: dict[str, object]) -> None:
     """Print `figures` as a table and merge them into `results/NAME.json`."""
     path = FOLDER / f"{name}.json"
-    known = json.loads(path.read_text())["figures"] if path.exists() else {}
+    before = json.loads(path.read_text()) if path.exists() else {"command": "", "figures": {}}
+    command = " ".join(["python", *sys.argv])
+    commands = dict.fromkeys([*filter(None, before["command"].split("; ")), command])
     FOLDER.mkdir(exist_ok=True)
     record = {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": "; ".join(commands),
         "machine": machine(),
-        "figures": known | figures,
+        "figures": before["figures"] | figures,
     }
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     for key, value in figures.items():

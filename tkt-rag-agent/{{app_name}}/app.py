@@ -20,7 +20,7 @@ from agent import problems, schemas
 from agent.errors import Refused, Unavailable
 from agent.health import probe
 from agent.runs import STREAM_HEADERS, Run, segment
-from agent.settings import Settings
+from agent.settings import Settings, read
 
 JSON_WAIT_S = 10
 """An answer that takes longer is fetched later: the edge cuts every response at 15 s."""
@@ -33,7 +33,7 @@ router = APIRouter(prefix="/api")
 
 def create_app(services: Any = None) -> FastAPI:
     """The app; with `services` from a test or notebook, else those that the settings name."""
-    settings = services.settings if services else Settings()
+    settings = services.settings if services else read()
     app = FastAPI(
         title=settings.title,
         description=settings.project_description,
@@ -43,6 +43,7 @@ def create_app(services: Any = None) -> FastAPI:
     app.state.settings = settings
     app.state.services = services
     app.state.started = asyncio.Event()
+    app.state.trouble = "still starting; try again in a few seconds"
     app.state.page = _Page()
     problems.install(app, settings.max_upload_mb * 2**20)
     app.get("/health")(health)
@@ -55,7 +56,7 @@ def create_app(services: Any = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     starting = asyncio.create_task(_start(app))
-    starting.add_done_callback(_report)
+    starting.add_done_callback(lambda task: _report(app, task))
     try:
         yield
     finally:
@@ -64,9 +65,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await starting
 
 
-def _report(starting: "asyncio.Task[None]") -> None:
+def _report(app: FastAPI, starting: "asyncio.Task[None]") -> None:
     if not starting.cancelled() and (error := starting.exception()):
-        log.critical("The app could not start.", exc_info=error)
+        app.state.trouble = f"not able to start ({error}); its log says more"
+        log.critical("The app is %s.", app.state.trouble, exc_info=error)
 
 
 async def _start(app: FastAPI) -> None:
@@ -117,7 +119,7 @@ async def services(request: Request) -> Any:
     try:
         await asyncio.wait_for(request.app.state.started.wait(), JSON_WAIT_S)
     except TimeoutError:
-        raise Unavailable("The app is still starting; try again in a few seconds.") from None
+        raise Unavailable(f"The app is {request.app.state.trouble}.") from None
     return request.app.state.services
 
 
@@ -133,7 +135,7 @@ async def ready(request: Request) -> schemas.Ready:
     """Which services answer. Always 200: an edge on the way would replace the body of a 503."""
     here = request.app.state.services
     if not request.app.state.started.is_set():
-        starting = {"app": schemas.Service(ok=False, detail="starting")}
+        starting = {"app": schemas.Service(ok=False, detail=request.app.state.trouble)}
         return schemas.Ready(ready=False, mode="extractive", services=starting)
     found = await probe(
         {

@@ -14,11 +14,11 @@ import httpx
 from agent.chain import Question, answer
 from agent.errors import Unavailable
 from agent.services import connect
-from agent.settings import Settings
+from agent.settings import Settings, read
 
 
 def main(question: str) -> int:
-    settings = Settings()
+    settings = read()
     try:
         done = asyncio.run(_in_process(settings, question))
     except Unavailable as error:

@@ -19,7 +19,7 @@ from agent import extract, retriever, split
 from agent.errors import Refused, Unavailable
 from agent.runs import Event, Run
 from agent.services import Services, connect
-from agent.settings import Settings
+from agent.settings import read
 from agent.store import Entry
 
 LONGEST_NAME = 500
@@ -143,7 +143,7 @@ async def _main(folder: Path) -> int:
     if not sources:
         print(f"No documents in {folder}: it holds no {' '.join(extract.FORMATS)}.")
         return 1
-    services = connect(Settings())
+    services = connect(read())
     try:
         await services.store.tend()
         return await _show(services, sources)

@@ -4,9 +4,10 @@ The values come from environment variables of the same name in capitals; `app.en
 holds the defaults of this app, and a real environment variable wins over it.
 """
 
+import sys
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HERE = Path(__file__).resolve().parent.parent
@@ -117,3 +118,13 @@ class Settings(BaseSettings):
     @property
     def langfuse_url(self) -> str:
         return self.langfuse_host or (CLUSTER_LANGFUSE if self.in_cluster else "")
+
+
+def read() -> Settings:
+    """The settings of this process; ends it with a sentence when one of them cannot be."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper()
+        sys.exit(f"{name}={first['input']!r}: {first['msg']}; correct it in app.env or outside.")

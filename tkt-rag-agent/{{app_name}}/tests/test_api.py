@@ -74,7 +74,7 @@ async def test_health_names_the_service_and_is_there_before_anything_is_connecte
     assert (await client.get("/ready")).json() == {
         "ready": False,
         "mode": "extractive",
-        "services": {"app": {"ok": False, "detail": "starting"}},
+        "services": {"app": {"ok": False, "detail": "still starting; try again in a few seconds"}},
     }
     page = await client.get("/")
     assert page.status_code == 200
@@ -90,6 +90,24 @@ async def test_a_request_while_the_app_starts_waits_and_then_says_so(
     )
 
     assert "still starting" in problem(await client.get("/api/documents"), 502)
+
+
+async def test_an_app_that_cannot_start_says_why_where_one_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(settings: object) -> None:
+        raise PermissionError("/data may not be written")
+
+    monkeypatch.setattr(app, "JSON_WAIT_S", 0.05)
+    monkeypatch.setattr(app, "_connect", refuse)
+    built = app.create_app()
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://app.test")
+    async with built.router.lifespan_context(built):
+        await asyncio.sleep(0.3)
+
+        assert (await client.get("/health")).status_code == 200
+        assert "/data may not be written" in (await client.get("/ready")).text
+        assert "not able to start" in problem(await client.get("/api/documents"), 502)
 
 
 async def test_documents_are_uploaded_listed_searched_and_deleted(services: Services) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.settings import CLUSTER_LITELLM, CLUSTER_LLM_GATEWAY, Settings
+from agent.settings import CLUSTER_LITELLM, CLUSTER_LLM_GATEWAY, Settings, read
 
 
 def test_the_environment_wins_over_app_env_and_app_env_over_the_default(
@@ -108,3 +108,11 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(monkeypatch: pytest.Monk
 
 def test_the_title_is_made_of_the_apps_name_when_none_is_given() -> None:
     assert Settings(_env_file=None, app_name="deeds-and-leases").title == "Deeds And Leases"
+
+
+def test_a_setting_that_cannot_be_ends_the_process_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PASSAGES", "0")
+    with pytest.raises(SystemExit, match=r"PASSAGES='0': .* greater than or equal to 1; correct"):
+        read()
