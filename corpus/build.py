@@ -23,12 +23,15 @@ HERE = Path(__file__).resolve().parent
 APP = HERE.parent / "tkt-rag-agent" / "{{app_name}}"
 FORMATS = {
     "consulting-nda-orchard": ".md",
+    "employment-contract-halden": ".docx",
     "employment-contract-marlowe": ".docx",
     "loan-agreement-northgate": ".pdf",
+    "mutual-nda-kestrel-vantage": ".pdf",
     "privacy-policy-lumen-health": ".html",
     "retail-lease-mill-lane": ".docx",
     "services-agreement-brightwater": ".pdf",
     "software-licence-cobalt": ".md",
+    "software-licence-orrery": ".html",
     "terms-of-service-parcelwise": ".html",
     "warehouse-lease-tannery-row": ".pdf",
 }
@@ -95,12 +98,14 @@ def pdf(source: str) -> bytes:
     for kind, content in blocks(source):
         if kind == "table":
             document.set_font("Helvetica", size=9)
-            with document.table(content):  # type: ignore[arg-type]
+            with document.table(content, text_align="LEFT"):  # type: ignore[arg-type]
                 pass
             document.ln(3)
             continue
         size = {"h1": 18, "h2": 13, "h3": 11}.get(kind, 10.5)
         document.set_font("Helvetica", style="B" if kind != "p" else "", size=size)
+        if kind != "p" and document.will_page_break(24):  # a heading stays with its clause
+            document.add_page()
         document.multi_cell(0, size * 0.5, str(content), align="L", new_x="LMARGIN", new_y="NEXT")
         document.ln(2.5)
     return bytes(document.output())

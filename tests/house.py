@@ -33,7 +33,7 @@ async def main(todo: dict[str, Any]) -> dict[str, Any]:
             assert outcome.status in ("added", "replaced"), outcome
     for name in todo["delete"]:
         assert await services.store.delete(Entry(name).id)
-    hits = {q: await find(services.store, q, todo["k"]) for q in todo["questions"]}
+    hits = {q: (await find(services.store, q, todo["k"])).hits for q in todo["questions"]}
     entries = await services.store.documents()
     await services.close()
     return {

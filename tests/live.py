@@ -50,8 +50,9 @@ def rendered() -> Path:
 
 @cache
 def bin_folder() -> Path:
-    """Programs of an environment that holds the app's own requirements and nothing else."""
-    return environment("rag-agent", ["--requirement", rendered() / "requirements.txt"])
+    """Programs of an environment with the app's own requirements and those of its local model."""
+    files = [rendered() / "requirements.txt", rendered() / "requirements-local.txt"]
+    return environment("rag-agent", [w for file in files for w in ("--requirement", file)])
 
 
 def environment(name: str, wanted: list[Any]) -> Path:

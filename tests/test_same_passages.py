@@ -144,7 +144,7 @@ def test_by_words_after_a_replacement_and_a_deletion(both: tuple[House, House]) 
     for house in both:
         house(CORPUS)
         hits = house(shorter, (deleted,), QUESTIONS[:1], 200)["hits"][QUESTIONS[0]]
-        assert {hit["document"] for hit in hits} == CORPUS.keys() - {deleted}
+        assert replaced in {hit["document"] for hit in hits} <= CORPUS.keys() - {deleted}
         assert max(hit["end"] for hit in hits if hit["document"] == replaced) <= 4000
     embedded, remote = [house(questions=QUESTIONS)["hits"] for house in both]  # opened anew
     assert_same(embedded, remote)

@@ -161,8 +161,8 @@ async def search(body: schemas.SearchRequest, here: Services) -> list[schemas.Pa
     from agent.retriever import find
 
     _check_length(body.query, here.settings)
-    hits = await find(here.store, body.query, body.k, body.filter.documents)
-    return [schemas.Passage.model_validate(hit) for hit in hits]
+    found = await find(here.store, body.query, body.k, body.filter.documents)
+    return [schemas.Passage.model_validate(hit) for hit in found.hits]
 
 
 @router.post(

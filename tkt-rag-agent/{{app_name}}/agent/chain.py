@@ -1,7 +1,8 @@
 """How a question becomes an answer: one stream of events that page, API and command line read.
 
-    question ─► condense (only in a conversation) ─► passages ─► prompt ─► model ─► citations
-                                                        └─ no model, or it fails ─► quotation
+    question ─► what it means in the talk ─► passages ─┬─ enough ─► model ─► checked, cited
+                                                       │    └─ none, or it fails ─► quotation
+                                                       └─ too little, or too many ─► said so
 
 Events: `passages` once, `token` many times, `citations` once, then `done`; or `error`. The answer
 is what all tokens together say.
@@ -18,10 +19,13 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
 
 from agent import prompts
-from agent.citations import cite, known_only, numbered_text, quotation
+from agent.checking import Check, checked
+from agent.citations import cite, known_only, numbered_text, quotation, quote
+from agent.confidence import held
+from agent.conversation import Asked, follow
 from agent.errors import Unavailable
 from agent.gateway import ChatModel
-from agent.retriever import find
+from agent.retriever import Found, find
 from agent.runs import Event
 from agent.services import Services
 from agent.store import Hit
@@ -29,6 +33,8 @@ from agent.tracing import Trace
 
 HISTORY = 6
 """Messages of the conversation that are looked back at."""
+WHICH = 8
+"""Documents that are named when the user is asked which one is meant."""
 
 log = logging.getLogger(__name__)
 _AS_SENT: Runnable[Any, Any] = RunnableLambda(convert_to_openai_messages)
@@ -50,36 +56,28 @@ async def answer(
     trace = services.tracing.start(
         "answer", question.text, session_id=question.session_id, user_id=question.user_id
     )
-    said, citations = "", []
-    mode, reason = ("model", "") if services.model else ("extractive", "No model is connected")
+    outcome = _Outcome("model" if services.model else "extractive")
     try:
-        hits = await _retrieve(services, question, trace)
-        passages = [{"n": n} | asdict(hit) for n, hit in enumerate(hits, 1)]
+        found = await _retrieve(services, question, trace)
+        passages = [{"n": n} | asdict(hit) for n, hit in enumerate(found.hits, 1)]
         yield Event("passages", {"run_id": run_id, "passages": passages})
-        if services.model and hits:
-            tokens = _generate(services, services.model, question, hits, trace)
-            try:
-                async for text in known_only(tokens, len(hits)):
-                    said += text
-                    yield Event("token", {"text": text})
-            except Unavailable as error:
-                log.warning("run %s: %s", run_id, error)
-                mode, reason = "extractive", str(error).rstrip(".")
-        if mode == "extractive" or not hits:
-            openings = await services.store.openings(hit.document for hit in hits)
-            quoted = quotation(services.store.index, question.text, hits, openings, reason)
-            text = f"\n\n{quoted}" if said else quoted
-            said += text
+        async for text in _say(services, question, found, outcome, trace, run_id):
+            outcome.said += text
             yield Event("token", {"text": text})
-        citations = cite(services.store.index, said, hits)
+        citations = cite(services.store.index, outcome.said, found.hits)
         yield Event("citations", {"citations": citations})
+        borne_out = any(c.cited and c.status in ("supported", "plain") for c in outcome.checks)
+        answered = bool(citations) and prompts.UNKNOWN not in outcome.said
         yield Event(
             "done",
             {
-                "answer": said,
-                "answered": bool(citations) and prompts.UNKNOWN not in said,
+                "answer": outcome.said,
+                "answered": answered and (borne_out or outcome.mode == "extractive"),
                 "citations": citations,
-                "mode": mode,
+                "checks": [check.as_data() for check in outcome.checks],
+                "confidence": round(outcome.held, 3),
+                "which": found.which,
+                "mode": outcome.mode,
                 "run_id": run_id,
                 "trace_id": trace.id,
                 "session_id": question.session_id,
@@ -89,40 +87,90 @@ async def answer(
         trace.end(level="ERROR", status_message=str(error))
         yield Event("error", {"run_id": run_id, "detail": str(error)})
     finally:
-        trace.end(output=said)
+        trace.end(output=outcome.said)
 
 
-async def _retrieve(services: Services, question: Question, trace: Trace) -> list[Hit]:
+@dataclass
+class _Outcome:
+    mode: str
+    said: str = ""
+    held: float = 0.0
+    checks: list[Check] = field(default_factory=list)
+
+
+async def _say(
+    services: Services,
+    question: Question,
+    found: Found,
+    outcome: _Outcome,
+    trace: Trace,
+    run_id: str,
+) -> AsyncIterator[str]:
+    """The answer in pieces: the model's, else the documents' own words, else why there is none."""
+    index, settings = services.store.index, services.settings
+    outcome.held = held(index, found.wanted, found.hits)
+    reason = "No model is connected"
+    if found.which:
+        documents = "\n".join(f"- {document}" for document in found.which[:WHICH])
+        yield prompts.WHICH.format(count=len(found.which), documents=documents)
+        return
+    if services.model and found.hits and outcome.held >= settings.enough_to_ask:
+        tokens = _generate(services, services.model, question, found.hits, trace)
+        known = known_only(tokens, len(found.hits))
+        try:
+            async for text in checked(known, found.hits, outcome.checks):
+                yield text
+            return
+        except Unavailable as error:
+            log.warning("run %s: %s", run_id, error)
+            outcome.mode, reason = "extractive", str(error).rstrip(".")
+    if outcome.said:
+        yield "\n\n"
+    enough = settings.enough_to_ask if outcome.mode == "model" else settings.enough_to_quote
+    quoted = quotation(index, found.wanted, found.hits, enough)
+    if quoted and outcome.mode == "extractive":
+        yield f"{reason}, so this is quoted from the documents:\n\n{quoted}"
+    elif found.hits:
+        why = prompts.TOO_LITTLE.format(held=outcome.held, enough=enough)
+        yield f"{why} The nearest is in {quote(index, found.wanted, found.hits[0])}"
+    else:
+        yield prompts.UNKNOWN if outcome.mode == "model" else f"{reason}. {prompts.UNKNOWN}"
+
+
+async def _retrieve(services: Services, question: Question, trace: Trace) -> Found:
     step = trace.step("retrieval", "retriever", input=question.text)
-    hits: list[Hit] = await _retrieval(services, question.documents).ainvoke(question)
-    step.end(output=[asdict(hit) for hit in hits])
-    return hits
+    found: Found = await _retrieval(services).ainvoke(question)
+    step.end(output=[asdict(hit) for hit in found.hits])
+    return found
 
 
-def _retrieval(services: Services, documents: Sequence[str]) -> Runnable[Question, list[Hit]]:
-    async def standalone(question: Question) -> str:
+def _retrieval(services: Services) -> Runnable[Question, Found]:
+    async def standalone(question: Question) -> Asked:
         return await _standalone(services, question)
 
-    async def passages(question: str) -> list[Hit]:
-        return await find(services.store, question, services.settings.passages, documents)
+    async def passages(asked: Asked) -> Found:
+        return await find(services.store, asked.text, services.settings.passages, asked.documents)
 
     return RunnableLambda(standalone) | RunnableLambda(passages)
 
 
-async def _standalone(services: Services, question: Question) -> str:
-    """The question with what it refers to put in: by the model, else with the one before it."""
+async def _standalone(services: Services, question: Question) -> Asked:
+    """The question with what it refers to put in: by the model, else by rule."""
+    chosen = tuple(question.documents)
     if not question.history:
-        return question.text
+        return Asked(question.text, chosen)
     if services.model:
         prompt = ChatPromptTemplate.from_template(prompts.CONDENSE)
         chain = prompt | _AS_SENT | RunnableLambda(services.model.complete)
         talk = "\n".join(f"{m['role']}: {m['content']}" for m in question.history[-HISTORY:])
         try:
-            return await chain.ainvoke({"history": talk, "question": question.text})
+            text = await chain.ainvoke({"history": talk, "question": question.text})
+            return Asked(text, chosen)
         except Unavailable as error:
-            log.warning("the question is searched with the one before it: %s", error)
-    asked = [m["content"] for m in question.history if m["role"] == "user"]
-    return " ".join([*asked[-1:], question.text])
+            log.warning("the question is followed by rule: %s", error)
+    before = [m["content"] for m in question.history if m["role"] == "user"]
+    asked = await follow(services.store, [*before, question.text])
+    return Asked(asked.text, chosen or asked.documents)
 
 
 async def _generate(

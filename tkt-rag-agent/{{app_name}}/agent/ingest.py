@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from agent import extract, retriever, split
+from agent import extract, index, split
 from agent.errors import Refused, Unavailable
 from agent.runs import Event, Run
 from agent.services import Services, connect
@@ -117,7 +117,7 @@ async def _take_in(services: Services, source: Source) -> Outcome:
         pages=max((mark.page or 0 for mark in text.marks), default=0),
         characters=len(text.text),
         passages=len(passages),
-        opening=retriever.opening(passages),
+        opening=index.opening(passages),
         added_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     await services.store.put(entry, passages)
@@ -126,7 +126,7 @@ async def _take_in(services: Services, source: Source) -> Outcome:
 
 def _recipe() -> bytes:
     """The code that reads, cuts and indexes: once it changes, a known file is taken in anew."""
-    return b"".join(Path(str(m.__file__)).read_bytes() for m in (extract, split, retriever))
+    return b"".join(Path(str(m.__file__)).read_bytes() for m in (extract, split, index))
 
 
 def files_under(folder: Path) -> list[Source]:

@@ -14,6 +14,15 @@ ANSWER = """You answer questions about the user's documents, from the numbered p
 
 UNKNOWN = "The documents do not answer this."
 
+TOO_LITTLE = """No passage clearly answers this: the best holds {held:.0%} of what is asked, and \
+{enough:.0%} are needed."""
+
+WHICH = """This can be asked of {count} documents, and the question does not say which one is meant:
+
+{documents}
+
+Ask again with its name, or choose it."""
+
 PASSAGES = """Passages:
 
 {passages}

@@ -1,12 +1,12 @@
 """What the store asks of Qdrant, in the words that its two forms share.
 
-Points have an id, a payload and named vectors (`dense`, `sparse`). `where` and `unless` name
-payload fields and the values that they must or must not have. Dense and sparse hits are fused in
-the engine, with its default reciprocal-rank constant (2) and the same number of candidates on each
-side, so that the embedded engine and the server give the same passages for the same question.
+Points have an id, a payload and named vectors: `sparse` and `dense` of a passage, `about` of a
+document. `where` and `unless` name payload fields and the values that they must or must not have.
+Only what both engines give alike is asked for, so that they find the same passages.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Sparse = tuple[list[int], list[float]]
@@ -23,11 +23,31 @@ class Point:
     payload: Payload
     sparse: Sparse | None = None
     dense: list[float] | None = None
+    about: Sparse | None = None
 
 
-def candidates(limit: int) -> int:
-    """Hits that each side offers for fusion."""
-    return max(50, 4 * limit)
+@dataclass(frozen=True)
+class Search:
+    """The `limit` points nearest to `vector` by the vectors named `using`."""
+
+    using: str
+    vector: Sparse | list[float]
+    limit: int
+    words: bool = False
+    """Whether the words of the passages found are wanted as well."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A point that was found."""
+
+    id: str
+    score: float
+    payload: Payload
+    words: Sequence[int] = field(default=(), repr=False)
+
+    def scored(self, score: float) -> "Row":
+        return replace(self, score=score)
 
 
 class Words:
@@ -40,11 +60,19 @@ class Words:
         return self._package.Filter(must=self._match(where), must_not=self._match(unless))
 
     def vectors(self, point: Point) -> dict[str, Any]:
-        vectors: dict[str, Any] = {"dense": point.dense} if point.dense else {}
-        return vectors | ({"sparse": self.sparse(point.sparse)} if point.sparse else {})
+        sparse = {"sparse": point.sparse, "about": point.about}
+        vectors = {name: self.sparse(vector) for name, vector in sparse.items() if vector}
+        return vectors | ({"dense": point.dense} if point.dense else {})
+
+    def vector(self, search: Search) -> Any:
+        return self.sparse(search.vector) if isinstance(search.vector, tuple) else search.vector
 
     def sparse(self, sparse: Sparse) -> Any:
         return self._package.SparseVector(indices=sparse[0], values=sparse[1])
+
+    def row(self, point: Any) -> Row:
+        words = point.vector["sparse"].indices if point.vector else ()
+        return Row(str(point.id), getattr(point, "score", 0.0), point.payload, words)
 
     def _match(self, fields: Where) -> list[Any]:
         match = self._package.MatchAny

@@ -17,7 +17,7 @@ from typing import Any
 import qdrant_edge as edge
 
 from agent.errors import Unavailable
-from agent.qdrant import INDEXED, Payload, Point, Sparse, Where, Words, candidates
+from agent.qdrant import INDEXED, Payload, Point, Row, Search, Where, Words
 
 
 class Embedded:
@@ -39,7 +39,7 @@ class Embedded:
             vectors={"dense": edge.EdgeVectorParams(dimension, edge.Distance.Cosine)}
             if dimension
             else {},
-            sparse_vectors={"sparse": sparse},
+            sparse_vectors={"sparse": sparse, "about": sparse},
         )
         path = self._folder / collection
         shutil.rmtree(path, ignore_errors=True)  # what an interrupted re-index left
@@ -81,27 +81,30 @@ class Embedded:
             if offset is None:
                 return found
 
+    async def sample(self, collection: str, where: Where, limit: int) -> list[Row]:
+        """Some points and their words; ids are random, so the first ones are a fair sample."""
+        condition = self._words.filter(where, {})
+        request = edge.ScrollRequest(None, limit, condition, True, ["sparse"])
+        records, _ = await self._run(self._shard(collection).scroll, request)
+        return [self._words.row(record) for record in records]
+
     async def query(
-        self,
-        collection: str,
-        vectors: tuple[Sparse, list[float] | None],
-        limit: int,
-        where: Where,
-        unless: Where,
-    ) -> list[tuple[float, Payload]]:
-        sparse, dense = vectors
+        self, collection: str, searches: Sequence[Search], where: Where, unless: Where
+    ) -> list[list[Row]]:
         condition = self._words.filter(where, unless)
-        query = edge.Query.Nearest(self._words.sparse(sparse), using="sparse")
-        request = edge.QueryRequest(limit, query=query, filter=condition, with_payload=True)
-        if dense is not None:
-            sides = [query, edge.Query.Nearest(dense, using="dense")]
-            prefetches = [edge.Prefetch(candidates(limit), q, filter=condition) for q in sides]
-            fusion: Any = edge.Fusion.Rrf(2)
-            request = edge.QueryRequest(
-                limit, query=fusion, prefetches=prefetches, with_payload=True
+        requests = [
+            edge.QueryRequest(
+                search.limit,
+                query=edge.Query.Nearest(self._words.vector(search), using=search.using),
+                filter=condition,
+                with_payload=True,
+                with_vector=["sparse"] if search.words else False,
             )
-        points = await self._run(self._shard(collection).query, request)
-        return [(point.score, point.payload) for point in points]
+            for search in searches
+        ]
+        batch = edge.QueryBatchRequest(requests)
+        found = await self._run(self._shard(collection).query_batch, batch)
+        return [[self._words.row(point) for point in points] for points in found]
 
     async def optimize(self, collection: str) -> None:
         """Holds Python's lock until it is done, so that no other thread runs."""

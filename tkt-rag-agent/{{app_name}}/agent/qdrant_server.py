@@ -11,7 +11,7 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from agent.errors import Unavailable
-from agent.qdrant import INDEXED, Payload, Point, Sparse, Where, Words, candidates
+from agent.qdrant import INDEXED, Payload, Point, Row, Search, Where, Words
 
 
 class Server:
@@ -33,7 +33,7 @@ class Server:
             self._client.create_collection(
                 collection,
                 vectors_config={"dense": dense} if dimension else {},
-                sparse_vectors_config={"sparse": sparse},
+                sparse_vectors_config={"sparse": sparse, "about": sparse},
             )
         )
         for field in INDEXED:
@@ -78,28 +78,31 @@ class Server:
             if offset is None:
                 return found
 
+    async def sample(self, collection: str, where: Where, limit: int) -> list[Row]:
+        """Some points and their words; ids are random, so the first ones are a fair sample."""
+        condition = self._words.filter(where, {})
+        records, _ = await self._ask(
+            self._client.scroll(collection, condition, limit=limit, with_vectors=["sparse"])
+        )
+        return [self._words.row(record) for record in records]
+
     async def query(
-        self,
-        collection: str,
-        vectors: tuple[Sparse, list[float] | None],
-        limit: int,
-        where: Where,
-        unless: Where,
-    ) -> list[tuple[float, Payload]]:
-        sparse, dense = self._words.sparse(vectors[0]), vectors[1]
+        self, collection: str, searches: Sequence[Search], where: Where, unless: Where
+    ) -> list[list[Row]]:
         condition = self._words.filter(where, unless)
-        query: dict[str, Any] = {"query": sparse, "using": "sparse", "query_filter": condition}
-        if dense is not None:
-            depth = candidates(limit)
-            query = {
-                "query": models.FusionQuery(fusion=models.Fusion.RRF),
-                "prefetch": [
-                    models.Prefetch(query=vector, using=name, limit=depth, filter=condition)
-                    for name, vector in (("sparse", sparse), ("dense", dense))
-                ],
-            }
-        found = await self._ask(self._client.query_points(collection, limit=limit, **query))
-        return [(point.score, point.payload) for point in found.points]
+        requests = [
+            models.QueryRequest(
+                query=self._words.vector(search),
+                using=search.using,
+                limit=search.limit,
+                filter=condition,
+                with_payload=True,
+                with_vector=["sparse"] if search.words else False,
+            )
+            for search in searches
+        ]
+        found = await self._ask(self._client.query_batch_points(collection, requests))
+        return [[self._words.row(point) for point in one.points] for one in found]
 
     async def optimize(self, collection: str) -> None:
         """A server does this by itself."""

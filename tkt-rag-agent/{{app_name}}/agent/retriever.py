@@ -1,113 +1,137 @@
-"""How passages are found: what is indexed of a passage, and what is asked for a question.
+"""How passages are found.
 
-Two sides, fused by Qdrant: *words* (BM25, Qdrant's own encoder, so that the embedded engine and the
-server get the same numbers) and, where an embedding model answers, *meaning*.
+    question ─► which document does it name? ─┬─ one ─► what is asked beyond it ─► inside that one
+                                              └─ none, or not surely ─► everywhere
+
+Inside one document a question also looks for the words that its answers have in the others, which
+is what makes similar documents help instead of getting in the way.
 """
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
 
-from qdrant_edge import Bm25, Bm25Config
+from agent import ranking
+from agent.index import OPENING_CHARS
+from agent.naming import AHEAD, NAMED, UNEXPECTED, Focus, Usual, focus
+from agent.qdrant import Row, Search
+from agent.store import Entry, Hit, Store, hit
 
-from agent.qdrant import Sparse
-from agent.split import Passage
-
-if TYPE_CHECKING:
-    from agent.store import Hit, Store
-
-LANGUAGE = "english"
-"""Whose word endings and stop words the BM25 side knows. Load the documents anew after a change."""
-ASKING = "how much many long often soon fast far late early high what which who when where why"
-"""Words that ask and are not expected in an answer."""
-USUAL_WORDS = 130
-"""Length of a usual passage, in words; the words of longer ones count for less."""
-LENGTH_MATTERS = 0.4
-"""How much less (BM25's b, 0 to 1): passages differ little, so below the usual 0.75."""
-OPENING_CHARS = 1000
-"""How much of a document's beginning, where its parties stand, is indexed with each passage."""
-OPENING_WEIGHT = 1.0
-"""What a word of the document's name or opening weighs in a passage that lacks it; about as much
-as one that stands there once. Less finds the wrong document, more the wrong place in it."""
-HEADING_WEIGHT = 0.5
-"""What a word of its heading adds to a passage."""
-
-Vectors = tuple[Sparse, list[float] | None]
+DEPTH = 200
+"""Passages that each side offers for ranking, at least."""
+ALIKE = 0.6
+"""Three documents that each have a passage with this share of the best score are all meant, or
+none: then the user is asked which one."""
 
 
-class Embedder(Protocol):
-    """What makes vectors of texts; see `gateway.py`."""
+@dataclass(frozen=True)
+class Found:
+    """Passages for a question, best first, and how they were found."""
 
-    async def resolve(self, recorded: str | None) -> tuple[str, int] | None: ...
-    async def embed(self, texts: Sequence[str]) -> list[list[float]] | None: ...
-
-
-class Index:
-    """Both sides of the index, for passages and for questions."""
-
-    def __init__(self, embedder: Embedder | None) -> None:
-        self._embedder = embedder
-        self._words = Bm25(Bm25Config(language=LANGUAGE, avg_len=USUAL_WORDS, b=LENGTH_MATTERS))
-        self._asking = set(self._words.embed_query(ASKING).indices)
-
-    async def embedding(self, recorded: str | None) -> tuple[str | None, int | None]:
-        """Embedding model and dimension in force; (None, None) when no model answers."""
-        found = await self._embedder.resolve(recorded) if self._embedder else None
-        return found or (None, None)
-
-    async def passages(
-        self, document: str, opening: str, passages: Sequence[Passage], meaning: bool
-    ) -> tuple[list[Vectors], bool]:
-        """Vectors of the passages, and whether meaning is among them."""
-        texts = [in_context(document, passage.heading, passage.text) for passage in passages]
-        dense = await self._embedder.embed(texts) if meaning and self._embedder else None
-        about = self._words.embed_query(f"{readable(document)}\n{opening}").indices
-        words = [self._weigh(passage, about) for passage in passages]
-        sides: Sequence[list[float] | None] = dense or [None] * len(texts)
-        return list(zip(words, sides, strict=True)), dense is not None
-
-    def _weigh(self, passage: Passage, about: Sequence[int]) -> Sparse:
-        """Weights of the words of a passage, its heading and its document."""
-        words = self._words.embed_document(passage.text)
-        weights = dict(zip(words.indices, words.values, strict=True))
-        for word in self._words.embed_query(passage.heading or "").indices:
-            weights[word] = weights.get(word, 0) + HEADING_WEIGHT
-        for word in about:
-            weights[word] = max(weights.get(word, 0), OPENING_WEIGHT)
-        return list(weights), list(weights.values())
-
-    async def question(self, question: str, meaning: bool) -> Vectors:
-        words = self._words.embed_query(question)
-        dense = await self._embedder.embed([question]) if meaning and self._embedder else None
-        return (words.indices, words.values), dense[0] if dense else None
-
-    def wanted(self, question: str, about: str) -> set[int]:
-        """The question's words that do not merely ask, nor name the document `about` is of."""
-        asked = set(self._words.embed_query(question).indices) - self._asking
-        return asked - set(self._words.embed_query(about).indices)
-
-    def share(self, words: set[int], text: str) -> float:
-        """Share of `words` that stand in `text`, 0 to 1, endings disregarded; 1 of no words."""
-        held = words & set(self._words.embed_query(text).indices)
-        return len(held) / len(words) if words else 1
+    hits: list[Hit]
+    document: str | None = None
+    """The document that was searched alone, or first; None: all were."""
+    wanted: dict[int, float] = field(default_factory=dict)
+    """The words that an answer should hold, beyond what names the document, and their rarity."""
+    which: list[str] = field(default_factory=list)
+    """Documents between which the question does not decide: ask the user which one is meant."""
 
 
-def in_context(document: str, heading: str | None, text: str) -> str:
-    """A passage says little of the document and the section that it stands in; this says it."""
-    return "\n".join(part for part in (readable(document), heading, text) if part)
+async def find(store: Store, question: str, k: int, documents: Sequence[str] = ()) -> Found:
+    """The `k` best passages for a question, of `documents` or of all."""
+    usual = await store.usual()
+    named = await name(store, question, documents)
+    if named and _is_long(named.entry):
+        rows = await _inside(store, usual, named)
+        if len(rows) < k and len(documents) != 1:
+            there = {row.id for row in rows}
+            more, _ = await _everywhere(store, question, k, documents)
+            rows += [row for row in more if row.id not in there]
+        wanted = _wanted(store, usual, named.focus.words)
+        return Found([hit(row) for row in rows[:k]], named.entry.document, wanted)
+    rows, which = await _everywhere(store, question, k, documents)
+    wanted = _wanted(store, usual, store.index.words(question))
+    return Found([hit(row) for row in rows[:k]], None, wanted, which)
 
 
-def readable(document: str) -> str:
-    """A document's name as words: `a/loan-agreement.pdf` is `loan agreement`."""
-    return PurePosixPath(document).stem.replace("-", " ").replace("_", " ")
+@dataclass(frozen=True)
+class Named:
+    """The document that a question names, and what it asks beyond that."""
+
+    entry: Entry
+    focus: Focus
 
 
-def opening(passages: Sequence[Passage]) -> str:
-    """The beginning of a document, from its passages."""
-    return "\n".join(passage.text for passage in passages[:5])[:OPENING_CHARS]
+async def name(store: Store, question: str, documents: Sequence[str] = ()) -> Named | None:
+    """The document that a question surely names, or that it is told by `documents`."""
+    usual = await store.usual()
+    entries = await _candidates(store, store.index.words(question), documents)
+    if not entries:
+        return None
+    (_, best), *others = entries
+    asked = focus(store.index, usual, question, best.document, best.opening)
+    sure = bool(others) and _is_named(entries, asked.strength)
+    return Named(best, asked) if sure or len(documents) == 1 else None
 
 
-async def find(store: "Store", question: str, k: int, documents: Sequence[str] = ()) -> list["Hit"]:
-    """The `k` best passages for a question, best first, of `documents` or of all."""
-    vectors = await store.index.question(question, store.model is not None)
-    return await store.search(vectors, k, documents)
+async def _candidates(
+    store: Store, words: list[int], documents: Sequence[str]
+) -> list[tuple[float, Entry]]:
+    """The documents that the question's words are about, best first, with their scores."""
+    search = Search("about", (words, [1.0] * len(words)), 5)
+    (rows,) = await store.search([search], documents)
+    entries = await store.entries([row.payload["document"] for row in rows])
+    return [
+        (row.score, entries[name]) for row in rows if (name := row.payload["document"]) in entries
+    ]
+
+
+def _is_long(entry: Entry) -> bool:
+    """A document hardly longer than its opening is found as well by its passages."""
+    return entry.characters > 3 * OPENING_CHARS
+
+
+def _is_named(entries: list[tuple[float, Entry]], strength: float) -> bool:
+    (first, _), (second, _), *_ = entries
+    return strength >= NAMED or first - second >= AHEAD * first
+
+
+async def _inside(store: Store, usual: Usual, named: Named) -> list[Row]:
+    words = named.focus.words
+    dense = await store.meaning(named.focus.text)
+    first = [Search("sparse", (words, [1.0] * len(words)), 2 * ranking.ELSEWHERE, words=True)]
+    first += [Search("dense", dense, 2 * ranking.ELSEWHERE, words=True)] if dense else []
+    elsewhere = ranking.fuse(*_sides(await store.search(first)))
+    learned = ranking.learn(words, elsewhere, usual)
+    second = [Search("sparse", learned, DEPTH)] + ([Search("dense", dense, DEPTH)] if dense else [])
+    rows = ranking.fuse(*_sides(await store.search(second, [named.entry.document])))
+    return ranking.with_neighbours(rows)
+
+
+async def _everywhere(
+    store: Store, question: str, k: int, documents: Sequence[str]
+) -> tuple[list[Row], list[str]]:
+    words = store.index.words(question)
+    dense = await store.meaning(question)
+    depth = max(DEPTH, 2 * k)
+    searches = [Search("sparse", (words, [1.0] * len(words)), depth)]
+    searches += [Search("dense", dense, depth)] if dense else []
+    by_words, by_meaning = _sides(await store.search(searches, documents))
+    return ranking.fuse(by_words, by_meaning), _alike(by_words)
+
+
+def _sides(found: list[list[Row]]) -> tuple[list[Row], list[Row]]:
+    return found[0], found[1] if len(found) > 1 else []
+
+
+def _alike(rows: Sequence[Row]) -> list[str]:
+    """The documents that are meant as well as any other; none when the best stands out."""
+    best: dict[str, float] = {}
+    for row in rows:
+        best.setdefault(row.payload["document"], row.score)
+    alike = [name for name, score in best.items() if score >= ALIKE * rows[0].score]
+    return alike if len(alike) >= 3 else []
+
+
+def _wanted(store: Store, usual: Usual, words: list[int]) -> dict[int, float]:
+    unexpected = store.index.words(UNEXPECTED)
+    return {word: usual.rarity(word) for word in words if word not in unexpected}

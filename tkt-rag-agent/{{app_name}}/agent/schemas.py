@@ -72,11 +72,31 @@ class Citation(Reply):
     score: float
 
 
+class Doubt(Reply):
+    kind: Literal["number", "date", "name", "negation", "quote"]
+    said: str
+    """What the answer says and its source says otherwise."""
+
+
+class Check(Reply):
+    sentence: str
+    status: Literal["supported", "refuted", "unsupported", "plain"]
+    """`plain`: there is nothing in it to check."""
+    cited: list[int]
+    doubts: list[Doubt]
+
+
 class Answer(Reply):
     answer: str
     answered: bool
     """False when the documents do not answer the question."""
     citations: list[Citation]
+    checks: list[Check]
+    """Each sentence of a model's answer, held against what it cites."""
+    confidence: float
+    """Share of what is asked that the passages hold, 0 to 1."""
+    which: list[str]
+    """Documents that could be meant, when the question does not say which one."""
     mode: Literal["model", "extractive"]
     run_id: str
     trace_id: str | None

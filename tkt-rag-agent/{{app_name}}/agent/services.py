@@ -17,7 +17,8 @@ import httpx
 
 from agent.errors import Unavailable
 from agent.gateway import ChatModel, EmbeddingModel, Gateway
-from agent.retriever import Index
+from agent.index import Index
+from agent.local_embedding import LocalEmbedding
 from agent.runs import Runs
 from agent.settings import CLUSTER_QDRANT, Settings
 from agent.store import Store
@@ -31,7 +32,7 @@ class Services:
     settings: Settings
     store: Store
     model: ChatModel | None
-    embedding: EmbeddingModel | None
+    embedding: EmbeddingModel | LocalEmbedding | None
     tracing: Tracing
     runs: Runs
 
@@ -50,13 +51,10 @@ class Services:
 
 def connect(settings: Settings) -> Services:
     """Services for these settings; blocks for about a second, all of it imports."""
-    model, embedding = None, None
-    if settings.gateway_url:
-        gateway = Gateway(_gateway_client(settings))
-        if settings.chat_model != "none":
-            model = ChatModel(gateway, settings.chat_model, settings.answer_tokens)
-        if settings.embedding_model != "none":
-            embedding = EmbeddingModel(gateway, settings.embedding_model)
+    gateway = Gateway(_gateway_client(settings)) if settings.gateway_url else None
+    model, embedding = None, _embedding(settings, gateway)
+    if gateway and settings.chat_model != "none":
+        model = ChatModel(gateway, settings.chat_model, settings.answer_tokens)
     return Services(
         settings,
         Store(_database(settings), settings.app_name, Index(embedding)),
@@ -69,6 +67,13 @@ def connect(settings: Settings) -> Services:
         ),
         Runs(),
     )
+
+
+def _embedding(settings: Settings, gateway: Gateway | None) -> Any:
+    wanted = settings.embedding_model
+    if wanted == "local":
+        return LocalEmbedding()
+    return EmbeddingModel(gateway, wanted) if gateway and wanted != "none" else None
 
 
 def _database(settings: Settings) -> Any:

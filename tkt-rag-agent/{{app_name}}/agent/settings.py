@@ -44,7 +44,8 @@ class Settings(BaseSettings):
     instead of asking a model."""
     embedding_model: str = "auto"
     """Model name at the gateway; `auto` keeps the one that the documents were indexed with, else
-    takes the first that answers; `none` searches by words alone."""
+    takes the first that answers; `local` is a small one inside the app, once
+    requirements-local.txt is installed; `none` searches by words alone."""
     litellm_endpoint: str = ""
     """Base URL of LiteLLM or another OpenAI-compatible gateway."""
     litellm_master_key: SecretStr = SecretStr("")
@@ -62,6 +63,12 @@ class Settings(BaseSettings):
 
     passages: int = Field(default=6, ge=1, le=50)
     """Passages given to the model: more context, more cost."""
+    enough_to_quote: float = Field(default=0.5, ge=0, le=1)
+    """Share of what is asked that a passage must hold for an answer without a model: more leaves
+    more questions open, less answers more of them wrongly; measured by `agent.evaluate`."""
+    enough_to_ask: float = Field(default=0, ge=0, le=1)
+    """The same for a model to be asked at all. A model can itself say that the passages do not
+    answer, and understands other words than those asked for, so that 0 is a fair choice."""
     answer_tokens: int = Field(default=1024, ge=1)
     """Longest answer, in tokens."""
     answer_timeout_s: float = Field(default=300, gt=0)

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from agent.extract import Extracted, Mark
 
@@ -18,10 +19,6 @@ SECTION_CHARS = 600
 
 _PARAGRAPH = re.compile(r"\S(?:.*\S)?(?:\n(?!\s*\n).*\S)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])[\"')\]]*\s+|\n+")
-
-_MORE = PASSAGE_CHARS - 2
-_FITTING = re.compile(rf"\S(?:.{{0,{_MORE}}}\S)?(?!\S)|\S{{{PASSAGE_CHARS}}}", re.DOTALL)
-"""As many whole words as fit; of a word that is longer than a passage, as much of it."""
 
 
 Piece = tuple[int, int, Mark]
@@ -94,5 +91,11 @@ def _fitting(paragraph: str) -> Iterator[tuple[int, int]]:
         yield 0, len(paragraph)
         return
     for start, end in sentences(paragraph):
-        for part in _FITTING.finditer(paragraph, start, end):
+        for part in _whole_words(PASSAGE_CHARS).finditer(paragraph, start, end):
             yield part.span()
+
+
+@cache
+def _whole_words(size: int) -> re.Pattern[str]:
+    """As many whole words as fit; of a word that is longer than a passage, as much of it."""
+    return re.compile(rf"\S(?:.{{0,{size - 2}}}\S)?(?!\S)|\S{{{size}}}", re.DOTALL)

@@ -14,14 +14,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from agent.qdrant import Payload, Point, Sparse
-from agent.retriever import Index
+from agent.index import Index, naming_text
+from agent.naming import Usual, count
+from agent.qdrant import Payload, Point, Row, Search
 from agent.split import Passage
 
 if TYPE_CHECKING:
     from agent.qdrant_embedded import Embedded
     from agent.qdrant_server import Server
 
+SAMPLE = 1000
+"""Passages, and openings of documents, that tell how usual a word is."""
 BATCH = 64
 """Passages in one write and one embedding request: as many as small embedding servers take."""
 _META = str(uuid.uuid5(uuid.NAMESPACE_URL, "meta"))
@@ -47,6 +50,10 @@ class Entry:
     def id(self) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, self.document))
 
+    def part(self, name: str) -> str:
+        """Id of a point that belongs to this version."""
+        return str(uuid.uuid5(uuid.UUID(self.version), name))
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -70,6 +77,7 @@ class Store:
         self.model: str | None = None  # whose vectors the collection holds, None: words alone
         self._app_name = app_name
         self._collection = ""
+        self._usual: Usual | None = None  # counted when first asked for after a change
         self._writing = asyncio.Lock()
 
     async def tend(self) -> None:
@@ -123,16 +131,32 @@ class Store:
         await self._opened()
         return await self._entry(Entry(document).id)
 
-    async def openings(self, documents: Iterable[str]) -> dict[str, str]:
-        """How each of these documents begins: who the parties are, and such."""
+    async def entries(self, documents: Iterable[str]) -> dict[str, Entry]:
+        """What is known of these documents, by name."""
         ids = {Entry(document).id for document in documents}
         found = await self.database.fetch(self._collection, sorted(ids))
-        return {entry["document"]: entry["opening"] for entry in found}
+        return {entry["document"]: _entry(entry) for entry in found}
+
+    async def usual(self) -> Usual:
+        """How usual words are, as of now or a little while ago."""
+        await self._opened()
+        if self._usual is None:
+            where = {"kind": ["passage"]}
+            rows = await self.database.sample(self._collection, where, SAMPLE)
+            entries = await self.database.sample(self._collection, {"kind": ["document"]}, SAMPLE)
+            texts = [naming_text(e.payload["document"], e.payload["opening"]) for e in entries]
+            self._usual = count(self.index, [row.words for row in rows], texts)
+        return self._usual
+
+    async def meaning(self, question: str) -> list[float] | None:
+        """The question's vector, where the collection has vectors and their model answers."""
+        found = await self.index.meaning([question]) if self.model else None
+        return found[0] if found else None
 
     async def search(
-        self, vectors: tuple[Sparse, list[float] | None], limit: int, documents: Sequence[str] = ()
-    ) -> list[Hit]:
-        """The best passages of `documents`, or of all when none are named, best first."""
+        self, searches: Sequence[Search], documents: Sequence[str] = ()
+    ) -> list[list[Row]]:
+        """What each search finds in `documents`, or in all when none are named, best first."""
         await self._opened()
         where = {"document": list(documents)} if documents else {}
         seen: set[str] = set()
@@ -140,12 +164,13 @@ class Store:
         while True:
             hidden = sorted(seen - set(served.values()))
             unless = {"version": hidden} if hidden else {}
-            found = await self.database.query(self._collection, vectors, limit, where, unless)
-            versions = {payload["version"] for _, payload in found}
-            before, served = served, await self._served(found, served)
+            found = await self.database.query(self._collection, searches, where, unless)
+            rows = [row for side in found for row in side]
+            versions = {row.payload["version"] for row in rows}
+            before, served = served, await self._served(rows, served)
             # A hidden version may have become the served one in the meantime: then ask again.
             if versions <= set(served.values()) and before.items() <= served.items():
-                return [_hit(payload, score) for score, payload in found]
+                return found
             seen |= versions
 
     async def optimize(self) -> None:
@@ -158,11 +183,10 @@ class Store:
         if not self._collection:
             await self.tend()
 
-    async def _served(
-        self, found: Sequence[tuple[float, Payload]], also: Iterable[str]
-    ) -> dict[str, str]:
+    async def _served(self, found: Sequence[Row], also: Iterable[str]) -> dict[str, str]:
         """Which version is served now, by document id, of the documents found and of `also`."""
-        ids = {Entry(payload["document"]).id for _, payload in found} | set(also)
+        names = {row.payload["document"] for row in found}
+        ids = {Entry(name).id for name in names} | set(also)
         entries = await self.database.fetch(self._collection, sorted(ids))
         return {Entry(entry["document"]).id: entry["version"] for entry in entries}
 
@@ -184,21 +208,24 @@ class Store:
         self, collection: str, entry: Entry, passages: Sequence[Passage], model: str | None
     ) -> str | None:
         """Write them with their vectors; gives the embedding model, None where it was away."""
-        served = {"kind": "passage", "document": entry.document, "version": entry.version}
+        served = {"document": entry.document, "version": entry.version}
+        words: set[int] = set()
         for at in range(0, len(passages), BATCH):
             batch = passages[at : at + BATCH]
-            vectors, meaning = await self.index.passages(
-                entry.document, entry.opening, batch, bool(model)
-            )
+            vectors, meaning = await self.index.passages(entry.document, batch, bool(model))
             model = model if meaning else None
             points = [
                 Point(
-                    str(uuid.uuid5(uuid.UUID(entry.version), str(at + number))),
-                    asdict(passage) | served,
+                    entry.part(str(at + n)),
+                    asdict(passage) | served | {"kind": "passage", "number": at + n},
                     *pair,
                 )
-                for number, (passage, pair) in enumerate(zip(batch, vectors, strict=True))
+                for n, (passage, pair) in enumerate(zip(batch, vectors, strict=True))
             ]
+            words.update(word for (own, _), _ in vectors for word in own)
+            if at + BATCH >= len(passages):
+                about = self.index.about(entry.document, entry.opening, words)
+                points.append(Point(entry.part("about"), served | {"kind": "about"}, about=about))
             await self.database.upsert(collection, points)
         return model
 
@@ -232,6 +259,7 @@ class Store:
             await self.database.delete(self._collection, condition)
 
     async def _save(self, collection: str, entry: Entry) -> None:
+        self._usual = None
         payload = {"kind": "document"} | asdict(entry)
         await self.database.upsert(collection, [Point(entry.id, payload)])
 
@@ -262,6 +290,6 @@ def _entry(payload: Payload) -> Entry:
     return Entry(**{f.name: payload[f.name] for f in fields(Entry) if f.name in payload})
 
 
-def _hit(payload: Payload, score: float) -> Hit:
-    values: dict[str, Any] = payload | {"score": score}
+def hit(row: Row) -> Hit:
+    values: dict[str, Any] = row.payload | {"score": row.score}
     return Hit(**{f.name: values[f.name] for f in fields(Hit)})

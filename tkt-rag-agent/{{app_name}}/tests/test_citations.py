@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.citations import LONGEST, cite, known_only, numbered_text, quotation
-from agent.prompts import UNKNOWN
-from agent.retriever import Index
+from agent.citations import LONGEST, cite, known_only, numbered_text, quotation, quote
+from agent.index import Index
 from agent.store import Hit
 
 pytestmark = pytest.mark.anyio
@@ -88,31 +87,29 @@ def test_a_citation_at_the_very_beginning_and_a_passage_of_one_word_are_fine() -
     assert cite(Index(None), "[1]", [hit("Rent")])[0]["quote"] == "Rent"
 
 
+def wanted(text: str) -> dict[int, float]:
+    return dict.fromkeys(Index(None).words(text), 1.0)
+
+
 def test_without_a_model_the_nearest_sentences_are_quoted_with_their_sources() -> None:
     hits = [hit("The monthly rent is 1,250 pounds. Pets are fine.", page=4), hit("Nothing else.")]
 
-    text = quotation(Index(None), "What is the monthly rent?", hits, {}, "No model is connected")
+    text = quotation(Index(None), wanted("What is the monthly rent?"), hits, 0.6)
 
-    assert text.startswith("No model is connected, so this is quoted from the documents:")
-    assert 'lease.md, page 4: "The monthly rent is 1,250 pounds." [1]' in text
-    assert "[2]" not in text
+    assert text == 'lease.md, page 4: "The monthly rent is 1,250 pounds." [1]'
 
 
-def test_without_a_model_what_the_passages_do_not_hold_is_not_answered() -> None:
-    text = quotation(
-        Index(None), "Who won the football cup?", [hit("Rent is due.")], {}, "No model"
-    )
+def test_without_a_model_what_the_passages_do_not_hold_is_not_quoted() -> None:
+    hits = [hit("Rent is due.")]
 
-    assert text.startswith("No model, and no passage clearly answers this.")
-    assert text.endswith('The nearest is in lease.md: "Rent is due."')
-    assert "[1]" not in text
-    assert quotation(Index(None), "Who won the cup?", [], {}, "No model") == f"No model. {UNKNOWN}"
+    assert quotation(Index(None), wanted("Who won the football cup?"), hits, 0.6) == ""
+    assert quote(Index(None), wanted("Who won the cup?"), hits[0]) == 'lease.md: "Rent is due."'
 
 
 def test_a_bracket_of_a_quoted_document_cites_no_passage() -> None:
     hits = [hit("The rent stands in note [2]."), hit("Pets are fine."), hit("The end.")]
 
-    text = quotation(Index(None), "Where stands the rent?", hits, {}, "No model")
+    text = quotation(Index(None), wanted("Where stands the rent?"), hits, 0.6)
 
     assert [c["n"] for c in cite(Index(None), text, hits)] == [1]
 

@@ -17,10 +17,12 @@ from world import FakeGateway, embed
 from agent import gateway as gateway_module
 from agent import store as store_module
 from agent.gateway import EmbeddingModel, Gateway
+from agent.index import Index
+from agent.qdrant import Search
 from agent.qdrant_embedded import Embedded
-from agent.retriever import Index, find
+from agent.retriever import find
 from agent.split import Passage
-from agent.store import Entry, Hit, Store
+from agent.store import Entry, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -43,8 +45,8 @@ async def put(store: Store, document: str, word: str, count: int = 3) -> None:
 
 async def words(store: Store, limit: int = 50) -> list[str]:
     """The second word of every passage that is found."""
-    hits = await find(store, "common", limit)
-    return sorted(hit.text.split()[1] for hit in hits)
+    found = await find(store, "common", limit)
+    return sorted(hit.text.split()[1] for hit in found.hits)
 
 
 async def points(database: Any, kind: str | None = None) -> int:
@@ -70,7 +72,9 @@ async def test_a_document_is_found_replaced_and_deleted(folder: Path) -> None:
     assert gone.document == "a.md"
     assert await words(store) == ["other"]
     assert await store.delete(Entry("a.md").id) is None
-    assert await points(database) == 1 + 1 + 1  # the passage, its document, what the collection is
+    assert (
+        await points(database) == 2 + 1 + 1
+    )  # the passage and what the document is about, its entry, the collection
     await database.close()
 
 
@@ -80,10 +84,9 @@ async def test_a_search_can_be_held_to_some_documents(folder: Path) -> None:
     for name in ("a", "b", "c"):
         await put(store, f"{name}.md", name, 1)
 
-    vectors = await store.index.question("common", False)
-    found = await store.search(vectors, 9, ["a.md", "c.md", "never-heard-of.md"])
+    found = await find(store, "common", 9, ["a.md", "c.md", "never-heard-of.md"])
 
-    assert sorted(hit.document for hit in found) == ["a.md", "c.md"]
+    assert sorted(hit.document for hit in found.hits) == ["a.md", "c.md"]
     await database.close()
 
 
@@ -327,7 +330,7 @@ async def test_killed_in_mid_reindex_the_old_serves_and_the_next_start_finishes(
         store = open_store(database, EmbeddingModel(Gateway(gateway.http), wanted))
         assert await words(store) == ["kept"] * 4
         assert [e.embedding for e in await store.documents()] == [wanted] * 2
-        assert await points(database) == 4 + 2 + 1
+        assert await points(database) == 4 + 2 * 2 + 1
         await database.close()
         assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
         if not killed:
@@ -394,9 +397,8 @@ async def test_an_outage_while_the_app_runs_is_made_good_too(
 
 async def by_meaning(store: Store) -> set[str]:
     """The second word of all passages that dense search alone finds."""
-    no_words: Any = ([0], [1.0])
-    hits: list[Hit] = await store.search((no_words, embed("common", 8)), 50)
-    return {hit.text.split()[1] for hit in hits}
+    (rows,) = await store.search([Search("dense", embed("common", 8), 50)])
+    return {row.payload["text"].split()[1] for row in rows}
 
 
 async def test_closing_waits_for_a_call_whose_caller_was_cancelled(folder: Path) -> None:
@@ -445,7 +447,7 @@ async def test_a_second_process_is_told_in_one_sentence_who_has_the_documents(
     code = (
         "import asyncio, sys; from pathlib import Path\n"
         "from agent.errors import Unavailable; from agent.qdrant_embedded import Embedded\n"
-        "from agent.retriever import Index; from agent.store import Store\n"
+        "from agent.index import Index; from agent.store import Store\n"
         "store = Store(Embedded(Path(sys.argv[1])), 'app', Index(None))\n"
         "try: asyncio.run(store.documents())\n"
         "except Unavailable as error: print(error)\n"

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 
 from agent.gateway import ChatModel, EmbeddingModel, Gateway
+from agent.index import Index
 from agent.ingest import Outcome, Source, ingest
 from agent.qdrant_embedded import Embedded
-from agent.retriever import Index
 from agent.runs import Runs
 from agent.services import Services
 from agent.settings import Settings
