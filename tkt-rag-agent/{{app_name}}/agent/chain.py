@@ -20,8 +20,8 @@ from langchain_core.runnables import Runnable, RunnableLambda
 
 from agent import prompts
 from agent.checking import Check, checked
-from agent.citations import cite, known_only, numbered_text, quotation, quote
-from agent.confidence import held
+from agent.citations import cite, known_only, numbered_text, quotation
+from agent.confidence import by_meaning, by_words
 from agent.conversation import Asked, follow
 from agent.errors import Unavailable
 from agent.gateway import ChatModel
@@ -107,18 +107,18 @@ async def _say(
     run_id: str,
 ) -> AsyncIterator[str]:
     """The answer in pieces: the model's, else the documents' own words, else why there is none."""
-    index, settings = services.store.index, services.settings
-    outcome.held = held(index, found.wanted, found.hits)
+    settings, hits = services.settings, found.hits
     reason = "No model is connected"
     if found.which:
         documents = "\n".join(f"- {document}" for document in found.which[:WHICH])
         yield prompts.WHICH.format(count=len(found.which), documents=documents)
         return
-    if services.model and found.hits and outcome.held >= settings.enough_to_ask:
-        tokens = _generate(services, services.model, question, found.hits, trace)
-        known = known_only(tokens, len(found.hits))
+    best = by_words(services.store.index, found.wanted, hits)
+    outcome.held, enough = best.held if best else 0.0, settings.enough_to_ask
+    if services.model and hits and outcome.held >= enough:
+        tokens = _generate(services, services.model, question, hits, trace)
         try:
-            async for text in checked(known, found.hits, outcome.checks):
+            async for text in checked(known_only(tokens, len(hits)), hits, outcome.checks):
                 yield text
             return
         except Unavailable as error:
@@ -126,15 +126,20 @@ async def _say(
             outcome.mode, reason = "extractive", str(error).rstrip(".")
     if outcome.said:
         yield "\n\n"
-    enough = settings.enough_to_ask if outcome.mode == "model" else settings.enough_to_quote
-    quoted = quotation(index, found.wanted, found.hits, enough)
-    if quoted and outcome.mode == "extractive":
-        yield f"{reason}, so this is quoted from the documents:\n\n{quoted}"
-    elif found.hits:
-        why = prompts.TOO_LITTLE.format(held=outcome.held, enough=enough)
-        yield f"{why} The nearest is in {quote(index, found.wanted, found.hits[0])}"
-    else:
+    if outcome.mode == "extractive":
+        best, enough = (
+            await by_meaning(services.store, question.text, found),
+            settings.enough_to_quote,
+        )
+        outcome.held = best.held if best else 0.0
+    if best is None:
         yield prompts.UNKNOWN if outcome.mode == "model" else f"{reason}. {prompts.UNKNOWN}"
+    elif outcome.mode == "extractive" and best.held >= enough:
+        quote = quotation(best, hits)
+        yield f"{reason}, so this is quoted from the documents:\n\n{quote} [{best.n}]"
+    else:
+        why = prompts.TOO_LITTLE.format(held=outcome.held, enough=enough)
+        yield f"{why} The nearest is in {quotation(best, hits)}"
 
 
 async def _retrieve(services: Services, question: Question, trace: Trace) -> Found:

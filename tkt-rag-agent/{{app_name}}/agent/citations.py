@@ -4,19 +4,19 @@ Also the answer without a model: the sentences of the passages that say most of 
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
-from agent.confidence import best_window
+from agent.confidence import Window, by_words
 from agent.index import Index
 from agent.split import sentences
 from agent.store import Hit
+from agent.support import where
 
-QUOTED = 3
-"""Passages that an answer without a model quotes at most."""
 LONGEST = 40
 """A bracket with more characters inside is text, not a citation."""
 
+_QUOTED = re.compile(r'"([^"]+)"$')
 CITATION = re.compile(r"\[\s*(\d+(?:\s*[,;]\s*\d+)*)\s*\]")
 
 
@@ -60,21 +60,11 @@ def cite(index: Index, answer: str, hits: list[Hit]) -> list[dict[str, Any]]:
     return [_citation(index, n, hits[n - 1], claim) for n, claim in claims.items()]
 
 
-def quotation(index: Index, wanted: Mapping[int, float], hits: list[Hit], enough: float) -> str:
-    """The answer without a model: what the passages say that hold `enough` of the wanted words,
-    best first; empty where none does."""
-    quotes = []
-    for n, hit in enumerate(hits, 1):
-        title = f"{hit.heading}\n" if hit.heading else ""
-        if best_window(index, wanted, title + hit.text).share >= enough:
-            quotes.append(f"{_own_brackets(quote(index, wanted, hit), len(hits))} [{n}]")
-    return "\n\n".join(quotes[:QUOTED])
-
-
-def quote(index: Index, wanted: Mapping[int, float], hit: Hit) -> str:
-    """The sentences of a passage that are nearest to what is wanted, with their place."""
-    window = best_window(index, wanted, hit.text)
-    return f'{source(hit)}: "{hit.text[window.start : window.end]}"'
+def quotation(window: Window, hits: list[Hit]) -> str:
+    """The sentences of a window with their place, uncited."""
+    hit = hits[window.n - 1]
+    text = _own_brackets(hit.text[window.start : window.end], len(hits))
+    return f'{source(hit)}: "{text}"'
 
 
 def _own_brackets(quote: str, passages: int) -> str:
@@ -93,21 +83,31 @@ def source(hit: Hit) -> str:
 
 
 def _claim(answer: str, at: int) -> str:
-    """The sentence in front of the citation at `at`."""
+    """The quotation, or else the sentence, in front of the citation at `at`."""
     before = CITATION.sub("", answer[:at]).rstrip()
+    if quoted := _QUOTED.search(before):
+        return quoted.group()
     start, end = sentences(before)[-1] if before else (0, 0)
     return before[start:end]
 
 
+def _span(index: Index, hit: Hit, claim: str) -> tuple[int, int]:
+    """Where a passage says what is claimed: what the claim quotes, else the nearest sentences."""
+    if (quoted := _QUOTED.search(claim)) and (span := where(quoted[1], hit.text)):
+        return span
+    window = by_words(index, dict.fromkeys(index.words(claim), 1.0), [hit])
+    return (window.start, window.end) if window else (0, len(hit.text))
+
+
 def _citation(index: Index, n: int, hit: Hit, claim: str) -> dict[str, Any]:
-    window = best_window(index, dict.fromkeys(index.words(claim), 1.0), hit.text)
+    start, end = _span(index, hit, claim)
     return {
         "n": n,
         "document": hit.document,
         "page": hit.page,
         "heading": hit.heading,
-        "start": hit.start + window.start,
-        "end": hit.start + window.end,
-        "quote": hit.text[window.start : window.end],
+        "start": hit.start + start,
+        "end": hit.start + end,
+        "quote": hit.text[start:end],
         "score": hit.score,
     }

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.confidence import held
+from agent.confidence import by_words
 from agent.naming import ASKING
 from agent.retriever import Found, find, name
 from agent.store import Entry, Store
@@ -63,8 +63,13 @@ async def _follow_one(store: Store, question: str, before: tuple[Asked, Found]) 
         return Asked(question)
     here = Asked(leaning, (talked_about,))
     there, alone = await find(store, leaning, 3, here.documents), await find(store, question, 3)
-    gain = held(store.index, alone.wanted, alone.hits) - held(store.index, there.wanted, there.hits)
+    gain = _held(store, alone) - _held(store, there)
     return Asked(question) if gain >= BETTER and len(own) > ENOUGH_WORDS else here
+
+
+def _held(store: Store, found: Found) -> float:
+    window = by_words(store.index, found.wanted, found.hits)
+    return window.held if window else 0.0
 
 
 def _own_words(store: Store, question: str) -> list[int]:

@@ -36,3 +36,9 @@ Conversation:
 {history}
 
 Last question: {question}"""
+
+JUDGE = """Question: {question}
+Right answer: {expected}
+Given answer: {answer}
+
+Does the given answer say what the right answer says? Reply with yes or no alone."""

@@ -30,8 +30,10 @@ class Found:
     hits: list[Hit]
     document: str | None = None
     """The document that was searched alone, or first; None: all were."""
+    asked: str = ""
+    """The question beyond what names the document."""
     wanted: dict[int, float] = field(default_factory=dict)
-    """The words that an answer should hold, beyond what names the document, and their rarity."""
+    """The words that an answer should hold, and their rarity."""
     which: list[str] = field(default_factory=list)
     """Documents between which the question does not decide: ask the user which one is meant."""
 
@@ -47,10 +49,11 @@ async def find(store: Store, question: str, k: int, documents: Sequence[str] = (
             more, _ = await _everywhere(store, question, k, documents)
             rows += [row for row in more if row.id not in there]
         wanted = _wanted(store, usual, named.focus.words)
-        return Found([hit(row) for row in rows[:k]], named.entry.document, wanted)
+        hits = [hit(row) for row in rows[:k]]
+        return Found(hits, named.entry.document, named.focus.text, wanted)
     rows, which = await _everywhere(store, question, k, documents)
     wanted = _wanted(store, usual, store.index.words(question))
-    return Found([hit(row) for row in rows[:k]], None, wanted, which)
+    return Found([hit(row) for row in rows[:k]], None, question, wanted, which)
 
 
 @dataclass(frozen=True)

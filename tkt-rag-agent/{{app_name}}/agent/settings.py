@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     enough_to_ask: float = Field(default=0, ge=0, le=1)
     """The same for a model to be asked at all. A model can itself say that the passages do not
     answer, and understands other words than those asked for, so that 0 is a fair choice."""
+    evaluate_require: str = "hit5>=0.7 citation_precision>=0.7 unanswerable_answered<=0.3"
+    """What `agent.evaluate` asks for, or it ends with 1."""
     answer_tokens: int = Field(default=1024, ge=1)
     """Longest answer, in tokens."""
     answer_timeout_s: float = Field(default=300, gt=0)

@@ -137,6 +137,11 @@ class Store:
         found = await self.database.fetch(self._collection, sorted(ids))
         return {entry["document"]: _entry(entry) for entry in found}
 
+    async def passages(self, document: str) -> list[Passage]:
+        """A document's passages in reading order; none when there is no such document."""
+        entry = await self.entry(document)
+        return await self._passages(self._collection, entry) if entry else []
+
     async def usual(self) -> Usual:
         """How usual words are, as of now or a little while ago."""
         await self._opened()

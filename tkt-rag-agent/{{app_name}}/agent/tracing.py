@@ -124,6 +124,26 @@ class Tracing:
         except Exception as error:
             raise ConnectionError(_complaint(self._host, error)) from error
 
+    async def fetch(self, path: str) -> dict[str, Any]:
+        """What Langfuse has at `/api/public/PATH`; ConnectionError says what to check."""
+        return await self._ask("GET", path, None)
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send `body` to `/api/public/PATH`; ConnectionError says what to check."""
+        return await self._ask("POST", path, body)
+
+    async def _ask(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        if not self.on:
+            raise ConnectionError("Langfuse is not configured; set LANGFUSE_HOST and its keys.")
+        client = httpx.AsyncClient(auth=self._keys, verify=self._tls, timeout=SEND_LIMIT_S)
+        try:
+            async with client as http:
+                url = f"{self._host}/api/public/{path}"
+                answer = (await http.request(method, url, json=body)).raise_for_status()
+                return dict(answer.json() or {})
+        except (httpx.HTTPError, ValueError) as error:
+            raise ConnectionError(_complaint(self._host, error)) from error
+
     def close(self, limit_s: float = 3.0) -> None:
         """Sends what waits, for `limit_s` seconds at most; later answers are not traced."""
         if self.on:

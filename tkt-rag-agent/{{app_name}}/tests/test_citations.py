@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.citations import LONGEST, cite, known_only, numbered_text, quotation, quote
+from agent.citations import LONGEST, cite, known_only, numbered_text, quotation
+from agent.confidence import Window, by_words
 from agent.index import Index
 from agent.store import Hit
 
@@ -87,29 +88,27 @@ def test_a_citation_at_the_very_beginning_and_a_passage_of_one_word_are_fine() -
     assert cite(Index(None), "[1]", [hit("Rent")])[0]["quote"] == "Rent"
 
 
-def wanted(text: str) -> dict[int, float]:
-    return dict.fromkeys(Index(None).words(text), 1.0)
+def nearest(question: str, hits: list[Hit]) -> Window:
+    index = Index(None)
+    window = by_words(index, dict.fromkeys(index.words(question), 1.0), hits)
+    assert window
+    return window
 
 
-def test_without_a_model_the_nearest_sentences_are_quoted_with_their_sources() -> None:
-    hits = [hit("The monthly rent is 1,250 pounds. Pets are fine.", page=4), hit("Nothing else.")]
+def test_without_a_model_the_nearest_sentences_are_quoted_with_their_source() -> None:
+    hits = [hit("Nothing else."), hit("The monthly rent is 1,250 pounds. Pets are fine.", page=4)]
 
-    text = quotation(Index(None), wanted("What is the monthly rent?"), hits, 0.6)
+    window = nearest("What is the monthly rent?", hits)
 
-    assert text == 'lease.md, page 4: "The monthly rent is 1,250 pounds." [1]'
-
-
-def test_without_a_model_what_the_passages_do_not_hold_is_not_quoted() -> None:
-    hits = [hit("Rent is due.")]
-
-    assert quotation(Index(None), wanted("Who won the football cup?"), hits, 0.6) == ""
-    assert quote(Index(None), wanted("Who won the cup?"), hits[0]) == 'lease.md: "Rent is due."'
+    assert (window.n, window.held) == (2, 1)
+    assert quotation(window, hits) == 'lease.md, page 4: "The monthly rent is 1,250 pounds."'
+    assert nearest("Who won the football cup?", hits).held == 0
 
 
 def test_a_bracket_of_a_quoted_document_cites_no_passage() -> None:
     hits = [hit("The rent stands in note [2]."), hit("Pets are fine."), hit("The end.")]
 
-    text = quotation(Index(None), wanted("Where stands the rent?"), hits, 0.6)
+    text = f"{quotation(nearest('Where stands the rent?', hits), hits)} [1]"
 
     assert [c["n"] for c in cite(Index(None), text, hits)] == [1]
 
