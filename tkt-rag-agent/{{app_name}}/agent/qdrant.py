@@ -6,13 +6,15 @@ Only what both engines give alike is asked for, so that they find the same passa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 Sparse = tuple[list[int], list[float]]
 Where = dict[str, list[str]]
 Payload = dict[str, Any]
 
+BRIEF = ["document", "version", "number"]
+"""What is read of each of the many points that a search looks through; the text is not."""
 INDEXED = ("kind", "document", "version")
 """Fields that are filtered by: without an index a filtered search reads every point."""
 
@@ -37,17 +39,17 @@ class Search:
     """Whether the words of the passages found are wanted as well."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
-    """A point that was found."""
+    """A point that was found, with those `BRIEF` fields of its payload that it has."""
 
-    id: str
+    id: Any
     score: float
     payload: Payload
-    words: Sequence[int] = field(default=(), repr=False)
+    words: Sequence[int] = ()
 
     def scored(self, score: float) -> "Row":
-        return replace(self, score=score)
+        return Row(self.id, score, self.payload, self.words)
 
 
 class Words:
@@ -72,7 +74,7 @@ class Words:
 
     def row(self, point: Any) -> Row:
         words = point.vector["sparse"].indices if point.vector else ()
-        return Row(str(point.id), getattr(point, "score", 0.0), point.payload, words)
+        return Row(point.id, getattr(point, "score", 0.0), point.payload, words)
 
     def _match(self, fields: Where) -> list[Any]:
         match = self._package.MatchAny

@@ -17,7 +17,7 @@ from typing import Any
 import qdrant_edge as edge
 
 from agent.errors import Unavailable
-from agent.qdrant import INDEXED, Payload, Point, Row, Search, Where, Words
+from agent.qdrant import BRIEF, INDEXED, Payload, Point, Row, Search, Where, Words
 
 
 class Embedded:
@@ -67,9 +67,13 @@ class Embedded:
         operation = edge.UpdateOperation.delete_points_by_filter(condition)
         await self._update(collection, operation)
 
-    async def fetch(self, collection: str, ids: Sequence[str]) -> list[Payload]:
-        records = await self._run(self._shard(collection).retrieve, list(ids), True, False)
-        return [record.payload for record in records]
+    async def fetch(
+        self, collection: str, ids: Sequence[Any], only: list[str] | None = None
+    ) -> list[Row]:
+        """The points of these ids that there are, with `only` these fields or with all."""
+        shard = self._shard(collection)
+        found = await self._run(shard.retrieve, list(ids), only or True, False)
+        return list(map(self._words.row, found))
 
     async def scroll(self, collection: str, where: Where) -> list[Payload]:
         found: list[Payload] = []
@@ -97,7 +101,7 @@ class Embedded:
                 search.limit,
                 query=edge.Query.Nearest(self._words.vector(search), using=search.using),
                 filter=condition,
-                with_payload=True,
+                with_payload=BRIEF,
                 with_vector=["sparse"] if search.words else False,
             )
             for search in searches

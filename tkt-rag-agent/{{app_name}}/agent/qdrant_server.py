@@ -11,7 +11,7 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from agent.errors import Unavailable
-from agent.qdrant import INDEXED, Payload, Point, Row, Search, Where, Words
+from agent.qdrant import BRIEF, INDEXED, Payload, Point, Row, Search, Where, Words
 
 
 class Server:
@@ -62,9 +62,12 @@ class Server:
     async def delete(self, collection: str, where: Where) -> None:
         await self._ask(self._client.delete(collection, self._words.filter(where, {})))
 
-    async def fetch(self, collection: str, ids: Sequence[str]) -> list[Payload]:
-        records = await self._ask(self._client.retrieve(collection, list(ids)))
-        return [record.payload for record in records]
+    async def fetch(
+        self, collection: str, ids: Sequence[Any], only: list[str] | None = None
+    ) -> list[Row]:
+        """The points of these ids that there are, with `only` these fields or with all."""
+        records = await self._ask(self._client.retrieve(collection, list(ids), only or True))
+        return list(map(self._words.row, records))
 
     async def scroll(self, collection: str, where: Where) -> list[Payload]:
         found: list[Payload] = []
@@ -96,7 +99,7 @@ class Server:
                 using=search.using,
                 limit=search.limit,
                 filter=condition,
-                with_payload=True,
+                with_payload=BRIEF,
                 with_vector=["sparse"] if search.words else False,
             )
             for search in searches

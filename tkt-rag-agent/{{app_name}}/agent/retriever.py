@@ -8,13 +8,13 @@ is what makes similar documents help instead of getting in the way.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent import ranking
 from agent.index import OPENING_CHARS
 from agent.naming import AHEAD, NAMED, UNEXPECTED, Focus, Usual, focus
 from agent.qdrant import Row, Search
-from agent.store import Entry, Hit, Store, hit
+from agent.store import Entry, Hit, Store
 
 DEPTH = 200
 """Passages that each side offers for ranking, at least."""
@@ -40,6 +40,16 @@ class Found:
 
 async def find(store: Store, question: str, k: int, documents: Sequence[str] = ()) -> Found:
     """The `k` best passages for a question, of `documents` or of all."""
+    while True:
+        rows, found = await _find(store, question, k, documents)
+        hits = await store.hits(rows[:k])
+        if hits is not None:  # else a document was replaced between finding and reading it
+            return replace(found, hits=hits)
+
+
+async def _find(
+    store: Store, question: str, k: int, documents: Sequence[str]
+) -> tuple[list[Row], Found]:
     usual = await store.usual()
     named = await name(store, question, documents)
     if named and _is_long(named.entry):
@@ -49,11 +59,10 @@ async def find(store: Store, question: str, k: int, documents: Sequence[str] = (
             more, _ = await _everywhere(store, question, k, documents)
             rows += [row for row in more if row.id not in there]
         wanted = _wanted(store, usual, named.focus.words)
-        hits = [hit(row) for row in rows[:k]]
-        return Found(hits, named.entry.document, named.focus.text, wanted)
+        return rows, Found([], named.entry.document, named.focus.text, wanted)
     rows, which = await _everywhere(store, question, k, documents)
     wanted = _wanted(store, usual, store.index.words(question))
-    return Found([hit(row) for row in rows[:k]], None, question, wanted, which)
+    return rows, Found([], None, question, wanted, which)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
 from agent.index import Index, naming_text
 from agent.naming import Usual, count
@@ -48,7 +49,7 @@ class Entry:
 
     @property
     def id(self) -> str:
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, self.document))
+        return _id(self.document)
 
     def part(self, name: str) -> str:
         """Id of a point that belongs to this version."""
@@ -135,7 +136,7 @@ class Store:
         """What is known of these documents, by name."""
         ids = {Entry(document).id for document in documents}
         found = await self.database.fetch(self._collection, sorted(ids))
-        return {entry["document"]: _entry(entry) for entry in found}
+        return {row.payload["document"]: _entry(row.payload) for row in found}
 
     async def passages(self, document: str) -> list[Passage]:
         """A document's passages in reading order; none when there is no such document."""
@@ -178,6 +179,15 @@ class Store:
                 return found
             seen |= versions
 
+    async def hits(self, rows: Sequence[Row]) -> list[Hit] | None:
+        """The passages of `rows`, in their order; None when one was deleted in the meantime."""
+        found = await self.database.fetch(self._collection, [row.id for row in rows])
+        payloads = {row.id: row.payload for row in found}
+        names = [f.name for f in fields(Hit) if f.name != "score"]
+        if len(payloads) < len(rows):
+            return None
+        return [Hit(**{n: payloads[row.id][n] for n in names}, score=row.score) for row in rows]
+
     async def optimize(self) -> None:
         """Compact, and index vectors. For a command line: the embedded engine stops the whole
         process meanwhile, 4 s for 20,000 passages, and answers as fast without it up to there."""
@@ -191,13 +201,16 @@ class Store:
     async def _served(self, found: Sequence[Row], also: Iterable[str]) -> dict[str, str]:
         """Which version is served now, by document id, of the documents found and of `also`."""
         names = {row.payload["document"] for row in found}
-        ids = {Entry(name).id for name in names} | set(also)
-        entries = await self.database.fetch(self._collection, sorted(ids))
-        return {Entry(entry["document"]).id: entry["version"] for entry in entries}
+        ids = {_id(name) for name in names} | set(also)
+        only = ["document", "version"]
+        entries = await self.database.fetch(self._collection, sorted(ids), only)
+        return {_id(entry.payload["document"]): entry.payload["version"] for entry in entries}
 
     async def _write(self, entry: Entry, passages: Sequence[Passage]) -> None:
         found = await self.database.fetch(self._collection, [entry.id])
-        old = _entry(found[0]) if found else Entry(entry.document)  # its leftover counts anyway
+        old = (
+            _entry(found[0].payload) if found else Entry(entry.document)
+        )  # its leftover counts anyway
         version = uuid.uuid4().hex
         await self._save(self._collection, replace(old, leftover=[*old.leftover, version]))
         model = await self._index_passages(
@@ -270,7 +283,8 @@ class Store:
 
     async def _entry(self, document_id: str) -> Entry | None:
         found = await self.database.fetch(self._collection, [document_id])
-        return next((e for e in map(_entry, found) if e.version), None)
+        entries = (_entry(row.payload) for row in found)
+        return next((entry for entry in entries if entry.version), None)
 
     async def _entries(self, collection: str) -> list[Entry]:
         found = await self.database.scroll(collection, {"kind": ["document"]})
@@ -284,7 +298,7 @@ class Store:
 
     async def _recorded_model(self, collection: str | None) -> str | None:
         meta = await self.database.fetch(collection, [_META]) if collection else []
-        return meta[0]["embedding_model"] if meta else None
+        return meta[0].payload["embedding_model"] if meta else None
 
     def _name(self, model: str | None, dimension: int | None) -> str:
         kind = hashlib.sha256(f"{model}:{dimension}".encode()).hexdigest()[:8] if model else "words"
@@ -295,6 +309,6 @@ def _entry(payload: Payload) -> Entry:
     return Entry(**{f.name: payload[f.name] for f in fields(Entry) if f.name in payload})
 
 
-def hit(row: Row) -> Hit:
-    values: dict[str, Any] = row.payload | {"score": row.score}
-    return Hit(**{f.name: values[f.name] for f in fields(Hit)})
+@cache
+def _id(document: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, document))

@@ -398,7 +398,7 @@ async def test_an_outage_while_the_app_runs_is_made_good_too(
 async def by_meaning(store: Store) -> set[str]:
     """The second word of all passages that dense search alone finds."""
     (rows,) = await store.search([Search("dense", embed("common", 8), 50)])
-    return {row.payload["text"].split()[1] for row in rows}
+    return {hit.text.split()[1] for hit in await store.hits(rows) or []}
 
 
 async def test_closing_waits_for_a_call_whose_caller_was_cancelled(folder: Path) -> None:
