@@ -18,25 +18,33 @@ from agent.settings import Settings  # noqa: E402
 
 
 @asynccontextmanager
+async def empty(**settings: Any) -> AsyncIterator[Services]:
+    """Services that hold nothing yet."""
+    memory = Path("/dev/shm")  # what is measured is not the disk
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        here = connect(Settings(_env_file=None, data_dir=Path(folder), **settings))
+        try:
+            await here.store.tend()
+            yield here
+        finally:
+            await here.close()
+
+
+@asynccontextmanager
 async def services(texts: dict[str, str], suffix: str, **settings: Any) -> AsyncIterator[Services]:
     """Services that hold `texts` by their names, taken in as files of the type `suffix`.
 
     A document's name ends in `suffix` too, if it does not already.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with tempfile.TemporaryDirectory() as folder:
         sources = []
         for n, (name, text) in enumerate(texts.items()):
-            path = folder / f"{n}{suffix}"
+            path = Path(folder) / f"{n}{suffix}"
             path.write_text(text)
             sources.append(Source(name if name.endswith(suffix) else name + suffix, path))
-        here = connect(Settings(_env_file=None, data_dir=folder / "data", **settings))
-        try:
-            await here.store.tend()
+        async with empty(**settings) as here:
             await take_in(here, sources)
             yield here
-        finally:
-            await here.close()
 
 
 async def take_in(here: Services, sources: list[Source]) -> None:

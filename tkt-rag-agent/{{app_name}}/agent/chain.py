@@ -118,7 +118,8 @@ async def _say(
     if services.model and hits and outcome.held >= enough:
         tokens = _generate(services, services.model, question, hits, trace)
         try:
-            async for text in checked(known_only(tokens, len(hits)), hits, outcome.checks):
+            known = known_only(tokens, len(hits))
+            async for text in checked(known, hits, outcome.checks, settings.mark_doubts):
                 yield text
             return
         except Unavailable as error:

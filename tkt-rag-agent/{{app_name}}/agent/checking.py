@@ -46,28 +46,28 @@ class Check:
 
 
 async def checked(
-    tokens: AsyncIterator[str], hits: Sequence[Hit], checks: list[Check]
+    tokens: AsyncIterator[str], hits: Sequence[Hit], checks: list[Check], mark: bool = True
 ) -> AsyncIterator[str]:
-    """The tokens, with a note behind each sentence that fails its check; fills `checks`."""
-    sentence = ""
+    """The tokens, where `mark` with a note behind each sentence that fails; fills `checks`."""
+    sentence, sent = "", 0  # blanks at the end wait, as a note would stand before them
     async for token in tokens:
         sentence += token
-        sent = len(sentence) - len(token)
         while end := _END.search(sentence):
             whole, sentence = sentence[: end.end()], sentence[end.end() :]
             checks.append(check(whole, hits))
             text = whole.rstrip()
-            if note := checks[-1].note:
-                yield f"{text[sent:]}{note}{whole[max(len(text), sent) :] or ' '}"
-            elif whole[sent:]:
-                yield whole[sent:]
+            note = checks[-1].note if mark else ""
+            yield f"{text[sent:]}{note}{whole[len(text) :]}"
             sent = 0
-        if sentence[sent:]:
-            yield sentence[sent:]
+        ready = len(sentence.rstrip())
+        if ready > sent:
+            yield sentence[sent:ready]
+            sent = ready
     if sentence.strip():
         checks.append(check(sentence, hits))
-        if note := checks[-1].note:
-            yield note
+        note = checks[-1].note if mark else ""
+        if rest := f"{note}{sentence[sent:]}":
+            yield rest
 
 
 def check(sentence: str, hits: Sequence[Hit]) -> Check:

@@ -16,6 +16,8 @@ from agent.store import Hit, Store
 
 LOOKED_AT = 4
 """Passages whose sentences are weighed."""
+FEW = 1.2
+"""Words that stand for what a question leaves unsaid, so that one word found is not everything."""
 WORDS_COUNT = 0.2
 """What the share of words counts beside meaning, of 1."""
 
@@ -66,6 +68,7 @@ def _likeness(asked: Sequence[float], vector: Sequence[float]) -> float:
 def _windows(index: Index, wanted: Mapping[int, float], n: int, hit: Hit) -> Iterator[Window]:
     """Single sentences, then pairs: of two that say the same, the first and shorter one wins."""
     total = sum(wanted.values())
+    sure = len(wanted) / (len(wanted) + FEW)
     heading = wanted.keys() & set(index.words(hit.heading or ""))
     spans = [
         (a, b, heading | (wanted.keys() & set(index.words(hit.text[a:b]))))
@@ -73,5 +76,5 @@ def _windows(index: Index, wanted: Mapping[int, float], n: int, hit: Hit) -> Ite
     ]
     pairs = [(a, d, one | two) for (a, _, one), (_, d, two) in pairwise(spans)]
     for start, end, words in [*spans, *pairs]:
-        share = sum(wanted[word] for word in words) / total if total else 1
-        yield Window(n, start, end, share)
+        share = sum(wanted[word] for word in words) / total if total else 0
+        yield Window(n, start, end, sure * share)

@@ -55,7 +55,7 @@ async def _follow_one(store: Store, question: str, before: tuple[Asked, Found]) 
     named = await name(store, question)
     own = _own_words(store, question)
     if named and named.focus.strength >= NAMING and named.entry.document != talked_about:
-        says_enough = sum(word in named.focus.words for word in own) >= ENOUGH_WORDS
+        says_enough = sum(word not in named.focus.mention for word in own) >= ENOUGH_WORDS
         return Asked(question) if says_enough else Asked(leaning, (named.entry.document,))
     if others := await _others(store, question, talked_about):
         return Asked(question if len(own) > ENOUGH_WORDS else leaning, others)

@@ -30,6 +30,8 @@ FRACTIONS = {
 ORDINALS = _list(
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
 )
+FEW = 2
+"""Number words up to it, without a unit, are taken for counting."""
 MONTHS = _list(
     "january february march april may june july august september october november december"
 )
@@ -79,6 +81,9 @@ _REFERENCE = re.compile(
     r"\d+(?:\.\d+)*(?:\s?\([a-z]\))?|^\s*(?:[-*•]|\(?\d{1,2}[.)])\s+|§\s?\d+(?:\.\d+)*",
     re.IGNORECASE | re.MULTILINE,
 )
+_PARTS = {"a half": "0.5", "a quarter": "0.25", "three-quarter": "0.75", "three-quarters": "0.75"}
+_AND_PART = re.compile(rf"\b(\d+|{'|'.join(VALUES)}) and ({'|'.join(_PARTS)})\b", re.IGNORECASE)
+_UNIT_AND_HALF = re.compile(r"\ban? (hour|day|week|month|year) and a half\b", re.IGNORECASE)
 _MONTH = "|".join(f"{month}|{month[:3]}\\b\\.?" for month in MONTHS)
 _YEAR = r"(?:1[5-9]|20)\d\d"
 _DATE = re.compile(
@@ -148,8 +153,16 @@ class Date:
 
 
 def plain(text: str) -> str:
-    """The text without numbers that only count or refer: `3)`, `section 4.2`."""
-    return _REFERENCE.sub(lambda match: " " * len(match.group()), text)
+    """The text without numbers that only count or refer: `3)`, `section 4.2`; `two and a half` and
+    `a year and a half` as decimals."""
+    text = _REFERENCE.sub(lambda match: " " * len(match.group()), text)
+    text = _AND_PART.sub(lambda m: f"{_whole(m[1]) + Decimal(_PARTS[m[2].lower()])}", text)
+    return _UNIT_AND_HALF.sub(r"1.5 \1s", text)
+
+
+def _whole(text: str) -> Decimal:
+    """A number of one word or of digits."""
+    return Decimal(text) if text.isdigit() else Decimal(VALUES[text.lower()])
 
 
 def dates(text: str) -> list[Date]:
@@ -198,11 +211,15 @@ def _numbers(text: str) -> Iterator[Number]:
         value = _value(match)
         if match["scale"]:
             value *= SCALES[match["scale"].strip("- ").lower()]
+        if match["before"] and (match["unit"] or "").lower() == "m":
+            value *= 10**6  # £1.2m
         kind, factor = _unit(match)
         if match["part"]:
             kind = kind or "part"
-        if value == 1 and not kind:
-            continue  # "one of them"
+        if match["spelt"] and re.search(r"\bone in\s+(?:every\s+)?$", text[: match.start()], re.I):
+            continue  # a share, said as "one in twenty"
+        if not kind and (value == 1 or (match["spelt"] and value <= FEW)):
+            continue  # "one of them", "both parties": counted, not quoted
         yield Number(value * factor, kind, value, match.group().strip())
     for n, word in enumerate(ORDINALS, 1):
         if n > 2 and re.search(rf"\b{word}\b(?!\s+of\s)", text, re.IGNORECASE):

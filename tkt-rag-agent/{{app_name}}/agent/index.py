@@ -59,10 +59,10 @@ class Index:
         return await self._embedder.embed(texts) if self._embedder else None
 
     async def passages(
-        self, document: str, passages: Sequence[Passage], meaning: bool
+        self, passages: Sequence[Passage], meaning: bool
     ) -> tuple[list[Vectors], bool]:
         """Vectors of the passages, and whether meaning is among them."""
-        texts = [in_context(document, passage.heading, passage.text) for passage in passages]
+        texts = [f"{p.heading}\n{p.text}" if p.heading else p.text for p in passages]
         dense = await self.meaning(texts) if meaning else None
         sides: Sequence[list[float] | None] = dense or [None] * len(texts)
         return list(zip(map(self._weigh, passages), sides, strict=True)), dense is not None
@@ -82,11 +82,6 @@ class Index:
         for word in self.words(passage.heading or ""):
             weights[word] = weights.get(word, 0) + HEADING_WEIGHT
         return list(weights), list(weights.values())
-
-
-def in_context(document: str, heading: str | None, text: str) -> str:
-    """A passage says little of the document and the section that it stands in; this says it."""
-    return "\n".join(part for part in (readable(document), heading, text) if part)
 
 
 def readable(document: str) -> str:

@@ -76,6 +76,8 @@ class Focus:
 
     words: list[int]
     text: str
+    mention: set[int]
+    """The words that mention the document."""
     strength: float
     """How much its other words tell of the document, in words as telling as the rarest."""
 
@@ -100,11 +102,12 @@ def focus(index: Index, usual: Usual, question: str, document: str, opening: str
         if told and told >= MENTION * max(sums):
             dropped[a:b] = [True] * (b - a)
     kept = [n for n, drop in enumerate(dropped) if not drop]
+    mention = {i for n, drop in enumerate(dropped) if drop for i in ids[n]}
     if not any(ids[n] for n in kept):
         kept = list(range(len(words)))
     left = dict.fromkeys(i for n in kept for i in ids[n])
     strength = sum(usual.telling(i) for i in {i for its in ids for i in its} & named)
-    return Focus(list(left), " ".join(words[n] for n in kept), strength)
+    return Focus(list(left), " ".join(words[n] for n in kept), mention, strength)
 
 
 def _runs(flags: Sequence[bool]) -> Iterable[tuple[int, int]]:

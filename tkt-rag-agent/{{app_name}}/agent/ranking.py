@@ -9,6 +9,8 @@ from agent.qdrant import Row, Sparse
 
 NEIGHBOUR = 0.2
 """What a passage gets of the scores of the one before it and the one after it: clauses go on."""
+WHOLE = 1.0
+"""What a passage gets of its document's score, where all documents are searched."""
 ELSEWHERE = 50
 """Other documents from which words are learned."""
 LEARNED = 40
@@ -24,6 +26,14 @@ def fuse(words: Sequence[Row], meaning: Sequence[Row]) -> list[Row]:
         for row in side:
             total[row.id] = total.get(row.id, 0) + (row.score / best if best > 0 else 0)
     return sorted((rows[i].scored(s) for i, s in total.items()), key=lambda row: -row.score)
+
+
+def of_documents(rows: Sequence[Row], about: Sequence[Row]) -> list[Row]:
+    """The same passages, each helped by what the question has of its document as a whole."""
+    best = max((row.score for row in about), default=1.0)
+    share = {row.payload["document"]: row.score / best for row in about}
+    helped = [row.scored(row.score + WHOLE * share.get(row.payload["document"], 0)) for row in rows]
+    return sorted(helped, key=lambda row: -row.score)
 
 
 def with_neighbours(rows: Sequence[Row]) -> list[Row]:

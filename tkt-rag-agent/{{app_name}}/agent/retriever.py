@@ -52,7 +52,7 @@ async def _find(
 ) -> tuple[list[Row], Found]:
     usual = await store.usual()
     named = await name(store, question, documents)
-    if named and _is_long(named.entry):
+    if named:
         rows = await _inside(store, usual, named)
         if len(rows) < k and len(documents) != 1:
             there = {row.id for row in rows}
@@ -74,15 +74,19 @@ class Named:
 
 
 async def name(store: Store, question: str, documents: Sequence[str] = ()) -> Named | None:
-    """The document that a question surely names, or that it is told by `documents`."""
+    """The document that a question surely names, or that it is told by `documents`.
+
+    A document hardly longer than its opening is found as well by its passages, and is not meant.
+    """
     usual = await store.usual()
     entries = await _candidates(store, store.index.words(question), documents)
     if not entries:
         return None
-    (_, best), *others = entries
+    best = entries[0][1]
     asked = focus(store.index, usual, question, best.document, best.opening)
-    sure = bool(others) and _is_named(entries, asked.strength)
-    return Named(best, asked) if sure or len(documents) == 1 else None
+    sure = usual.of_openings > 1 and _is_named(entries, asked.strength)
+    is_long = best.characters > 3 * OPENING_CHARS
+    return Named(best, asked) if is_long and (sure or len(documents) == 1) else None
 
 
 async def _candidates(
@@ -97,13 +101,8 @@ async def _candidates(
     ]
 
 
-def _is_long(entry: Entry) -> bool:
-    """A document hardly longer than its opening is found as well by its passages."""
-    return entry.characters > 3 * OPENING_CHARS
-
-
 def _is_named(entries: list[tuple[float, Entry]], strength: float) -> bool:
-    (first, _), (second, _), *_ = entries
+    first, second = [score for score, _ in entries[:2]] + [0.0] * (len(entries) < 2)
     return strength >= NAMED or first - second >= AHEAD * first
 
 
@@ -125,10 +124,12 @@ async def _everywhere(
     words = store.index.words(question)
     dense = await store.meaning(question)
     depth = max(DEPTH, 2 * k)
-    searches = [Search("sparse", (words, [1.0] * len(words)), depth)]
+    vector = (words, [1.0] * len(words))
+    searches = [Search("about", vector, depth), Search("sparse", vector, depth)]
     searches += [Search("dense", dense, depth)] if dense else []
-    by_words, by_meaning = _sides(await store.search(searches, documents))
-    return ranking.fuse(by_words, by_meaning), _alike(by_words)
+    about, *sides = await store.search(searches, documents)
+    by_words, by_meaning = _sides(sides)
+    return ranking.of_documents(ranking.fuse(by_words, by_meaning), about), _alike(by_words)
 
 
 def _sides(found: list[list[Row]]) -> tuple[list[Row], list[Row]]:

@@ -63,12 +63,15 @@ class Settings(BaseSettings):
 
     passages: int = Field(default=6, ge=1, le=50)
     """Passages given to the model: more context, more cost."""
-    enough_to_quote: float = Field(default=0.5, ge=0, le=1)
+    enough_to_quote: float = Field(default=0.45, ge=0, le=1)
     """Share of what is asked that a passage must hold for an answer without a model: more leaves
     more questions open, less answers more of them wrongly; measured by `agent.evaluate`."""
     enough_to_ask: float = Field(default=0, ge=0, le=1)
     """The same for a model to be asked at all. A model can itself say that the passages do not
     answer, and understands other words than those asked for, so that 0 is a fair choice."""
+    mark_doubts: bool = True
+    """Whether a note stands behind each sentence that its source refutes or does not bear out;
+    about one note in eight is wrong, and only English is checked."""
     evaluate_require: str = "hit5>=0.7 citation_precision>=0.7 unanswerable_answered<=0.3"
     """What `agent.evaluate` asks for, or it ends with 1."""
     answer_tokens: int = Field(default=1024, ge=1)

@@ -87,9 +87,19 @@ def _pieces(document: Extracted) -> Iterator[Piece]:
 
 
 def _fitting(paragraph: str) -> Iterator[tuple[int, int]]:
-    if len(paragraph) <= PASSAGE_CHARS:
-        yield 0, len(paragraph)
-        return
+    """The whole of it, or pieces of about the same size: a short rest would stand for nothing."""
+    pieces = -(-len(paragraph) // PASSAGE_CHARS)
+    start = end = 0
+    for a, b in _cuts(paragraph) if pieces > 1 else ():
+        if end > start and (b - start > PASSAGE_CHARS or end - start >= len(paragraph) / pieces):
+            yield start, end
+            start = a
+        end = b
+    yield start, end if pieces > 1 else len(paragraph)
+
+
+def _cuts(paragraph: str) -> Iterator[tuple[int, int]]:
+    """Sentences, those longer than a passage in parts."""
     for start, end in sentences(paragraph):
         for part in _whole_words(PASSAGE_CHARS).finditer(paragraph, start, end):
             yield part.span()

@@ -230,7 +230,7 @@ class Store:
         words: set[int] = set()
         for at in range(0, len(passages), BATCH):
             batch = passages[at : at + BATCH]
-            vectors, meaning = await self.index.passages(entry.document, batch, bool(model))
+            vectors, meaning = await self.index.passages(batch, bool(model))
             model = model if meaning else None
             points = [
                 Point(

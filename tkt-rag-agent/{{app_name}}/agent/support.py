@@ -175,9 +175,24 @@ def _compare(
             for other in there
             if fact.comparable(other) and not any(other.same(mine) for mine in said)
         ]
-        if (alike and rivals) or not any(fact.same(other) for other in read(passage)):
+        known = any(fact.same(other) for other in read(passage)) or _follows(fact, read(passage))
+        if (alike and rivals) or not known:
             found.append(Doubt(kind, fact.said))
     return found
+
+
+def _follows(fact: Any, known: Sequence[Any]) -> bool:
+    """Whether a number may come from the others by one step: a sum, a difference, a share of one.
+    A bare fraction is always taken to."""
+    if not isinstance(fact, facts.Number):
+        return False
+    if fact.kind == "part":
+        return True
+    others = [n for n in known if n.kind == fact.kind]
+    counts = [n.value for n in known if not n.kind and 1 < n.value <= 12]
+    sums = [abs(a.value + sign * b.value) for a in others for b in others for sign in (1, -1)]
+    shares = [a.value / count for a in others for count in counts]
+    return any(abs(value - fact.value) <= fact.value / 1000 for value in [*sums, *shares] if value)
 
 
 def _names(part: str, beside: str, passage: str, alike: bool) -> list[Doubt]:
@@ -189,6 +204,8 @@ def _names(part: str, beside: str, passage: str, alike: bool) -> list[Doubt]:
     found = []
     for name in sorted(own):
         if name.lower() not in low:
+            if len(name) > 4 and name.endswith(("ish", "ese", "ian", "ench", "utch")):
+                continue  # of a country, which has another name
             if not (_initials(name, passage) or _like(name, low)):
                 found.append(Doubt("name", name))
             continue
@@ -217,7 +234,7 @@ def _initials(name: str, passage: str) -> bool:
     if not name.isupper() or len(name) < 2:
         return False
     letters = r"\w*\W+(?:of\W+|and\W+|the\W+|for\W+)?".join(name)
-    return re.search(rf"\b{letters}", passage) is not None
+    return re.search(rf"\b{letters}", passage, re.IGNORECASE) is not None
 
 
 def _turned(part: str, passage: str) -> list[Doubt]:
