@@ -11,7 +11,7 @@ export ASK
 unexport PYTHONDONTWRITEBYTECODE
 export GIT_TERMINAL_PROMPT := 0
 
-.PHONY: all help demo render test lint fix corpus bench
+.PHONY: all help demo render test lint fix corpus bench bench-quality
 all: test
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make render TEMPLATE=tkt-rag-agent DEST=my-app DATA=answers.yml"
 	@echo "make corpus                    build the sample documents from corpus/"
 	@echo "make bench                     measure what the figures in the docs quote"
+	@echo "make bench-quality DATA=dir    retrieval and answers, on public data; about 45 minutes"
 
 demo: .venv/tools
 	@$(BIN)/python tools/demo.py $(TEMPLATE) --port $(PORT) $(if $(value ASK),--ask="$$ASK")
@@ -48,6 +49,12 @@ corpus: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/rag_footprint.py
+
+bench-quality: .venv/dev
+	$(BIN)/python -c 'from tests.live import bin_folder; bin_folder()'
+	.venv-rag-agent/bin/python benchmarks/retrieval.py "$(DATA)"
+	.venv-rag-agent/bin/python benchmarks/answers.py "$(DATA)"
+	$(BIN)/python benchmarks/draw.py
 
 .venv/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -33,12 +33,13 @@ class Langfuse(Double):
     """The receiver.
 
     spans: {name, trace_id, span_id, parent_id, attributes, start_ns, end_ns, scope}; ids are hex,
-    `parent_id` is None for a root, `scope` the name of the instrumentation. scores: the bodies as
-    they were sent. requests: (path, headers) of what came, headers in lower case.
+    `parent_id` is None for a root, `scope` the name of the instrumentation. scores, datasets, items
+    and run_items: the bodies as they were sent. requests: (path, headers) of what came, headers in
+    lower case.
     """
 
     failures = ("401", "500", "hang")
-    counters = ("spans", "scores", "requests")
+    counters = ("spans", "scores", "datasets", "items", "run_items", "requests")
 
     def __init__(
         self,
@@ -51,6 +52,9 @@ class Langfuse(Double):
         self._basic = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
         self.spans: list[dict[str, Any]] = []
         self.scores: list[dict[str, Any]] = []
+        self.datasets: list[dict[str, Any]] = []
+        self.items: list[dict[str, Any]] = []
+        self.run_items: list[dict[str, Any]] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.app = Starlette(
             debug=True,  # a 500 shows its traceback
@@ -60,6 +64,11 @@ class Langfuse(Double):
                 self._route("GET", "/projects", self._projects),
                 self._route("POST", "/otel/v1/traces", self._traces),
                 self._route("POST", "/ingestion", self._ingestion),
+                self._route("POST", "/scores", self._score),
+                self._route("POST", "/v2/datasets", self._kept(self.datasets)),
+                self._route("POST", "/dataset-items", self._kept(self.items)),
+                self._route("POST", "/dataset-run-items", self._kept(self.run_items)),
+                self._route("GET", "/traces/{trace_id}", self._trace),
             ],
         )
 
@@ -105,6 +114,27 @@ class Langfuse(Double):
         self.scores += [event["body"] for event in events if event["type"] == "score-create"]
         done = [{"id": event["id"], "status": 201} for event in events]
         return JSONResponse({"successes": done, "errors": []}, 207)
+
+    async def _score(self, request: Request) -> Response:
+        self.scores.append(await request.json())
+        return JSONResponse({"id": str(len(self.scores))})
+
+    def _kept(
+        self, place: list[dict[str, Any]]
+    ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        async def keep(request: Request) -> Response:
+            place.append(await request.json())
+            return JSONResponse(place[-1])
+
+        return keep
+
+    async def _trace(self, request: Request) -> Response:
+        trace = request.path_params["trace_id"]
+        roots = [s for s in self.spans if s["trace_id"] == trace and not s["parent_id"]]
+        if not roots:
+            return _error(404, "LangfuseNotFoundError", "Trace not found")
+        attributes = roots[0]["attributes"]
+        return JSONResponse({"id": trace, "input": attributes["langfuse.observation.input"]})
 
 
 def _span(span: Any, scope: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ at which at most 2 % of the unanswerable questions that are not held out are ans
 
 import argparse
 import asyncio
+import hashlib
 import json
 import re
 import sys
@@ -106,7 +107,7 @@ async def _to_langfuse(services: Services, cases: Sequence[Case], run: str) -> s
     post = services.tracing.post
     await post("v2/datasets", {"name": DATASET})
     for case in cases:
-        item = f"{DATASET}-{abs(hash(case.golden.question))}"
+        item = hashlib.sha256(case.golden.question.encode()).hexdigest()[:32]
         expected = {"answer": case.golden.answer, "quote": case.golden.quote}
         await post(
             "dataset-items",
