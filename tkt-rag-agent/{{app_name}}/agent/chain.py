@@ -33,6 +33,8 @@ from agent.tracing import Trace
 
 HISTORY = 6
 """Messages of the conversation that are looked back at."""
+NEAR = 0.5
+"""Share of what is needed from which the nearest passage is worth showing."""
 WHICH = 8
 """Documents that are named when the user is asked which one is meant."""
 
@@ -139,8 +141,9 @@ async def _say(
         quote = quotation(best, hits)
         yield f"{reason}, so this is quoted from the documents:\n\n{quote} [{best.n}]"
     else:
-        why = prompts.TOO_LITTLE.format(held=outcome.held, enough=enough)
-        yield f"{why} The nearest is in {quotation(best, hits)}"
+        yield prompts.TOO_LITTLE.format(held=outcome.held, enough=enough)
+        if outcome.held >= enough * NEAR:
+            yield f" The nearest is in {quotation(best, hits)}"
 
 
 async def _retrieve(services: Services, question: Question, trace: Trace) -> Found:

@@ -220,7 +220,9 @@ def _numbers(text: str) -> Iterator[Number]:
             continue  # a share, said as "one in twenty"
         if not kind and (value == 1 or (match["spelt"] and value <= FEW)):
             continue  # "one of them", "both parties": counted, not quoted
-        yield Number(value * factor, kind, value, match.group().strip())
+        end = match.end("unit") if kind and not match["before"] else match.start("unit")
+        said = text[match.start() : end] if match["unit"] else match.group()
+        yield Number(value * factor, kind, value, said.strip(" -"))
     for n, word in enumerate(ORDINALS, 1):
         if n > 2 and re.search(rf"\b{word}\b(?!\s+of\s)", text, re.IGNORECASE):
             yield Number(Decimal(n), "", Decimal(n), word)
