@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 
 def _list(words: str) -> list[str]:
@@ -165,6 +166,7 @@ def _whole(text: str) -> Decimal:
     return Decimal(text) if text.isdigit() else Decimal(VALUES[text.lower()])
 
 
+@lru_cache(500)  # passages come again and again
 def dates(text: str) -> list[Date]:
     found = []
     for match in _DATE.finditer(text):
@@ -192,6 +194,7 @@ def _month(name: str) -> int:
     return next(n for n, month in enumerate(MONTHS, 1) if month.startswith(name.lower()[:3]))
 
 
+@lru_cache(500)
 def numbers(text: str) -> list[Number]:
     """Quantities, without those that belong to dates."""
     text = _DATE.sub(lambda match: " " * len(match.group()), text)
@@ -264,6 +267,7 @@ def _unit(match: re.Match[str]) -> tuple[str, int]:
 _NAME = re.compile(r"\b[A-Z][\w&'\u2019-]*(?:\.[A-Z])*|\b[A-Z]{2,}[\w-]*|\b\w*\d+[A-Z]\w*")
 
 
+@lru_cache(500)
 def names(text: str, also: str = "") -> list[tuple[str, int]]:
     """Words with a capital that is not that of a sentence's beginning, and where they stand.
 

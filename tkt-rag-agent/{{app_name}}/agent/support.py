@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Any
 
 from agent import facts
@@ -31,6 +32,8 @@ _STOP = (
 _COMMON = "the of to and is are was were has have by for with must may will not that this"
 NEGATIONS = "not no never none neither nor cannot without nobody nothing nowhere"
 """Words that turn a statement round."""
+_STOPS, _NEGATING = frozenset(_STOP.split()), frozenset(NEGATIONS.split())
+_COMMONEST = frozenset(_COMMON.split())
 # Pairs of opposites: a stem and which side of the pair it is on.
 OPPOSITES = [
     ("before prior advance", "after follow arrears"),
@@ -104,7 +107,7 @@ def shared(claim: str, passage: str) -> float:
 
 def is_english(text: str) -> bool:
     """Whether a text can be compared here: others have none of the commonest English words."""
-    return bool(set(_COMMON.split()) & set(re.findall(r"[a-z]+", text.lower())))
+    return bool(_COMMONEST & set(re.findall(r"[a-z]+", text.lower())))
 
 
 def where(quote: str, text: str) -> tuple[int, int] | None:
@@ -134,9 +137,10 @@ def _stem(word: str) -> str:
     return word.lower().replace("\u2019", "'").removesuffix("'s")[:STEM]
 
 
-def _stems(text: str) -> set[str]:
+@lru_cache(1000)  # the same passages stand beside every sentence of an answer
+def _stems(text: str) -> frozenset[str]:
     words = (word.lower() for word in _TOKEN.findall(text))
-    return {_stem(word) for word in words if word not in _STOP.split() and len(word) > 1}
+    return frozenset(_stem(word) for word in words if word not in _STOPS and len(word) > 1)
 
 
 def _parts(claim: str) -> list[str]:
@@ -304,6 +308,7 @@ def _clauses(text: str) -> list[str]:
     return [clause for clause in _CLAUSE.split(text) if clause and clause.strip()]
 
 
+@lru_cache(1000)
 def _signs(clause: str) -> _Signs:
     text = clause.lower()
     for pattern, token in _IDIOMS:
@@ -311,9 +316,9 @@ def _signs(clause: str) -> _Signs:
     words = re.findall(r"[\w'\u2019-]+", text)
     negations, negated, reach = 0, set(), 0
     for word in words:
-        if word in NEGATIONS.split():
+        if word in _NEGATING:
             negations, reach = negations + 1, SCOPE
-        elif reach and word not in _STOP.split():
+        elif reach and word not in _STOPS:
             negated.add(_stem(word))
             reach -= 1
     sides: dict[int, int] = {}
@@ -323,6 +328,7 @@ def _signs(clause: str) -> _Signs:
     return _Signs(negations, negated, bool(_LIMITS.search(text)), sides)
 
 
+@lru_cache(10_000)
 def _pair(word: str) -> tuple[int, int] | None:
     for n, (one, other) in enumerate(OPPOSITES):
         for side, stems in ((1, one), (-1, other)):
