@@ -17,7 +17,9 @@ from agent.qdrant import Row, Search
 from agent.store import Entry, Hit, Store
 
 DEPTH = 200
-"""Passages that each side offers for ranking, at least."""
+"""Passages of one document that each side offers for ranking: neighbours count."""
+BROAD = 50
+"""The same where all documents are searched, at least."""
 ALIKE = 0.6
 """Three documents that each have a passage with this share of the best score are all meant, or
 none: then the user is asked which one."""
@@ -123,7 +125,7 @@ async def _everywhere(
 ) -> tuple[list[Row], list[str]]:
     words = store.index.words(question)
     dense = await store.meaning(question)
-    depth = max(DEPTH, 2 * k)
+    depth = max(BROAD, 2 * k)
     vector = (words, [1.0] * len(words))
     searches = [Search("about", vector, depth), Search("sparse", vector, depth)]
     searches += [Search("dense", dense, depth)] if dense else []
