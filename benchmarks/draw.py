@@ -72,8 +72,10 @@ right when they hold at least half of the golden quote, or lie in it, whatever t
 CUAD (CC BY 4.0, arXiv 2103.06268) in the form of LegalBench-RAG (arXiv 2408.10343): 461 contracts and
 4,034 questions, or the published small set of 29 and 194. Per cent of characters at k passages, or in
 4,000 and 32,000 characters of context. The title that the set gives a contract is never read. Held out:
-neither the question's category nor its contract was looked at. "500" and "1200" are characters of a
-passage; 1200 ships.
+17 of the 35 categories and half of the contracts, set apart. It is not unseen: the few settings of the
+retriever were chosen on totals over all questions and on another half of them; read it as what happens
+with other and rarer clauses. "500" and "1200" are characters of a passage; 1200 ships. The times are of
+100 passages asked for, while other things ran; those above are of the six that ship, on an idle machine.
 
 | | n | R@8 | R@64 | P@1 | wrong document | R in 4,000 | R in 32,000 | ms |
 |---|---|---|---|---|---|---|---|---|
