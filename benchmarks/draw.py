@@ -98,7 +98,7 @@ questions are.
 ![Answered questions against threshold](../pictures/abstention.svg)
 
 Sample corpus, held-out half: the share of the answerable questions that are answered (up) over that of
-the unanswerable ones (right), as the threshold moves. Two thirds of the unanswerable ones ask the right
+the unanswerable ones (right), as the threshold moves. More than half of the unanswerable ones ask the right
 document for a detail that it lacks.
 
 SQuAD 2.0 (CC BY-SA 4.0), with half of the paragraphs as corpus: at a share of answered questions whose
