@@ -37,6 +37,9 @@ GUARD = Path(__file__).resolve().parent / "guard"
 READY_S = 60
 KEY = {"LITELLM_MASTER_KEY": "sk-double"}
 """The gateway double's key."""
+APP_KEY = "tka_the-key-of-a-test"
+"""A key of the app itself, which `API_KEYS` lets in."""
+API_KEYS = f"test:{hashlib.sha256(APP_KEY.encode()).hexdigest()}"
 
 
 @cache
@@ -83,15 +86,22 @@ def locked(folder: Path) -> Iterator[None]:
 
 @dataclass
 class App:
-    """A running app. `http` fails on any 503: an edge on the way would replace its body."""
+    """A running app. `http` fails on any 503: an edge on the way would replace its body; it sends
+    `key`, where strangers are kept out."""
 
     url: str
     process: subprocess.Popen[bytes]
     folder: Path
+    key: str = ""
 
     def __post_init__(self) -> None:
+        self.http = self.client(self.key)
+
+    def client(self, key: str = "") -> httpx.Client:
+        """A client of its own, with this key or token."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         hooks = {"response": [_is_no_503]}
-        self.http = httpx.Client(base_url=self.url, timeout=30, event_hooks=hooks)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, event_hooks=hooks)
 
     @property
     def log(self) -> str:
@@ -122,7 +132,7 @@ def _is_no_503(response: httpx.Response) -> None:
 
 @contextmanager
 def launched(
-    data: Path | None = None, names: dict[str, int] | None = None, **env: Any
+    data: Path | None = None, names: dict[str, int] | None = None, key: str = "", **env: Any
 ) -> Iterator[App]:
     """A process that was just started; nobody has waited for it. `data` outlives it when given,
     `names` are those of servers on this machine: {"host:port": local port}."""
@@ -136,7 +146,7 @@ def launched(
             stdout=(folder / "log").open("wb"),
             stderr=subprocess.STDOUT,
         )
-        app = App(f"http://127.0.0.1:{port}", child, folder)
+        app = App(f"http://127.0.0.1:{port}", child, folder, key)
         try:
             yield app
         finally:
@@ -147,10 +157,10 @@ def launched(
 
 @contextmanager
 def started(
-    data: Path | None = None, names: dict[str, int] | None = None, **env: Any
+    data: Path | None = None, names: dict[str, int] | None = None, key: str = "", **env: Any
 ) -> Iterator[App]:
     """An app that takes questions; its page may still be on its way."""
-    with launched(data, names, **env) as app:
+    with launched(data, names, key, **env) as app:
         wait_until(lambda: _has_started(app))
         yield app
 

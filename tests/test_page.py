@@ -172,6 +172,7 @@ def test_documents_are_deleted_after_a_second_thought(world: World) -> None:
     load(app, {"lease.txt": LEASE, "other.txt": "Dogs are not welcome."})
     desk = world.open(app)
     desk.page.get_by_role("tab", name="Documents").click()
+    desk.page.wait_for_load_state("networkidle")  # else the list, asked for anew, unchecks it
     desk.page.get_by_label("lease.txt").check()
     desk.page.get_by_role("button", name="Delete 1 document").click()
     desk.page.get_by_role("button", name="No, keep them").click()

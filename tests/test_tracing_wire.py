@@ -6,7 +6,7 @@ installed for this test alone.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -66,12 +66,9 @@ class _Receive(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def ours() -> Iterator[Receiver]:
     """An answer as agent/tracing.py sends it."""
-    path = ROOT / "tkt-rag-agent" / "{{app_name}}" / "agent" / "tracing.py"
-    spec = importlib.util.spec_from_file_location("tracing", path)
-    assert spec is not None
-    assert spec.loader is not None
-    tracing = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tracing)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tkt-rag-agent" / "{{app_name}}")
+        tracing = importlib.import_module("agent.tracing")
     server = Receiver()
     on = tracing.Tracing("pk", "sk", server.host)
     trace = on.start("answer", "Who pays?", session_id="s1", user_id="ann")

@@ -11,11 +11,16 @@ from tests.rendering import ROOT, TEMPLATES
 TWINS = [
     "LICENSE",
     "{{app_name}}/.dockerignore",
+    "{{app_name}}/agent/access.py",
     "{{app_name}}/agent/errors.py",
     "{{app_name}}/agent/health.py",
+    "{{app_name}}/agent/keys.py",
+    "{{app_name}}/agent/limits.py",
+    "{{app_name}}/agent/logs.py",
     "{{app_name}}/agent/page.css",
     "{{app_name}}/agent/problems.py",
     "{{app_name}}/agent/runs.py",
+    "{{app_name}}/agent/sign_on.py",
     "{{app_name}}/agent/theme.py",
     "{{app_name}}/agent/tracing.py",
 ]

@@ -14,7 +14,7 @@ def main() -> int:
     app = ROOT / "tkt-rag-agent" / "{{app_name}}"
     mypy = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
     python = ["--python-executable", str(bin_folder() / "python")]
-    return subprocess.run([*mypy, *python, "agent", "app.py"], cwd=app).returncode
+    return subprocess.run([*mypy, *python, "agent", "app.py", "mcp_tools.py"], cwd=app).returncode
 
 
 if __name__ == "__main__":

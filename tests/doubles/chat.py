@@ -81,7 +81,7 @@ def from_prompt(messages: list[dict[str, Any]]) -> str:
     line comes back, less its label ("Question: ").
     """
     for message in reversed(messages):
-        passage = re.search(r"^\[1\] (.+?)(?=\n\s*\n|\n\[2\]|\Z)", text(message), re.S | re.M)
+        passage = re.search(r"^\[1\] (.+?)(?=\n[| ]*\n|\n\[2\]|\Z)", text(message), re.S | re.M)
         if passage and message["role"] in ("user", "system"):
             return _first_sentence(passage[1]) + " [1]."
     last = text(messages[-1]).strip().rsplit("\n", 1)[-1]
@@ -100,7 +100,7 @@ def _first_sentence(passage: str) -> str:
     source, _, rest = passage.partition("\n")
     if rest and source.rstrip()[-1:] not in ".!?":
         passage = rest
-    passage = " ".join(passage.split())
+    passage = " ".join(re.sub(r"^\| ?", "", passage, flags=re.M).split())
     return re.split(r"(?<=[.!?])\s", passage, maxsplit=1)[0].rstrip(".!? ")
 
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +19,12 @@ import gradio as gr
 from fastapi import FastAPI
 
 from agent import cards
-from agent.chain import Question, answer
-from agent.health import Check, probe
-from agent.ingest import Source, files_under, start_delete, start_ingest
+from agent.access import User
+from agent.chain import Question, begin
+from agent.errors import Refused, Unavailable
+from agent.feedback import score
+from agent.health import probe
+from agent.ingest import Source, allow, files_under, new_folder, start_delete, start_ingest
 from agent.runs import Event, Run
 from agent.services import Services
 from agent.store import Entry
@@ -48,6 +50,7 @@ NEW_TALK: dict[str, Any] = {"messages": [], "run": None, "seen": 0, "open": Fals
 def build_ui(services: Services) -> FastAPI:
     """The page as an app of its own, to be mounted at `/`; its lifespan must be entered."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(services.settings.data_dir / "page")
     with gr.Blocks(
         title=services.settings.title, analytics_enabled=False, delete_cache=(3600, 3600)
     ) as page:
@@ -83,13 +86,12 @@ def _on(listen: Callable[..., Any], do: Callable[..., Any], *args: Any, **kwargs
 def _head(services: Services, page: gr.Blocks) -> None:
     head = gr.HTML(cards.head(services.settings))
 
-    async def look() -> str:
-        checks: dict[str, Check | None] = {
-            "model": services.model.check if services.model else None,
-            "embedding": services.embedding.check if services.embedding else None,
-            "documents": services.store.database.check,
-        }
-        return cards.head(services.settings, cards.mode(services, await probe(checks)))
+    async def look(request: gr.Request) -> str:
+        user = who(request)
+        here = services.of(user)
+        needed = ("qdrant", "model", "embedding")
+        found = await probe({name: here.checks()[name] for name in needed})
+        return cards.head(services.settings, cards.mode(here, found), user.name)
 
     _on(page.load, look, None, head)
 
@@ -112,7 +114,7 @@ class _Chat:
                     buttons=["copy"],
                     latex_delimiters=[],
                     allow_tags=False,
-                    feedback_options=None,
+                    feedback_options=("Like", "Dislike") if services.tracing.on else None,
                 )
                 self.box = gr.Textbox(
                     label="Your question",
@@ -127,6 +129,8 @@ class _Chat:
             with gr.Column(scale=2, min_width=320):
                 self.sources = gr.HTML(cards.sources([]), elem_classes="side")
         shown = [self.talk, self.view, self.sources, self.timer, self.box, self.clear]
+        if services.tracing.on:  # else there is nowhere to keep it
+            _on(self.view.like, self._rate, self.talk, None)
         _on(page.load, self._show, self.talk, shown)
         _on(self.timer.tick, self._follow, self.talk, shown)
         _on(self.box.submit, self._ask, [self.talk, self.box], shown)
@@ -134,35 +138,52 @@ class _Chat:
         _on(self.box.stop, self._stop, self.talk, None)
         _on(self.clear.click, self._start_anew, None, shown)
 
-    async def _ask(self, talk: dict[str, Any], text: str) -> Any:
-        text = text.strip()[: self._services.settings.max_question_chars]
+    async def _ask(self, talk: dict[str, Any], text: str, request: gr.Request) -> Any:
+        user, text = who(request), text.strip()[: self._services.settings.max_question_chars]
+        talk = _own(talk, user)
         if talk["open"] or not text:
             return gr.skip()
         session = talk.get("session") or uuid.uuid4().hex
-        question = Question(text, talk["messages"], session_id=session)
-        limit = self._services.settings.answer_timeout_s
-        run = self._services.runs.start(lambda run: answer(self._services, question, run.id), limit)
+        asked = Question(text, talk["messages"], session_id=session, user=user, door="page")
+        try:
+            run = begin(self._services.of(user), asked)
+        except Refused as error:
+            raise gr.Error(str(error), title="Not asked", print_exception=False) from error
         messages = [*talk["messages"], {"role": "user", "content": text}]
-        talk = {"messages": messages, "run": run.id, "seen": 0, "open": True, "session": session}
-        shown = await self._show(talk)
+        now = {"messages": messages, "run": run.id, "seen": 0, "open": True, "session": session}
+        shown = await self._show(talk | now, request)
         return shown | {self.box: shown[self.box] | {"value": ""}}
 
-    async def _ask_example(self, talk: dict[str, Any], chosen: gr.SelectData) -> Any:
-        return await self._ask(talk, chosen.value["text"])
+    async def _ask_example(
+        self, talk: dict[str, Any], chosen: gr.SelectData, request: gr.Request
+    ) -> Any:
+        return await self._ask(talk, chosen.value["text"], request)
 
-    async def _stop(self, talk: dict[str, Any]) -> None:
-        if run := self._services.runs.get(talk["run"]):
+    async def _stop(self, talk: dict[str, Any], request: gr.Request) -> None:
+        if run := self._services.runs.get(talk["run"], who(request).id):
             await self._services.runs.cancel(run)
 
-    async def _start_anew(self) -> Any:
-        return await self._show(NEW_TALK)
+    async def _start_anew(self, request: gr.Request) -> Any:
+        return await self._show(NEW_TALK, request)
 
-    async def _follow(self, talk: dict[str, Any]) -> Any:
+    async def _rate(self, talk: dict[str, Any], chosen: gr.LikeData, request: gr.Request) -> None:
+        """A thumb up or down, where the answer has a trace."""
+        place: Any = chosen.index
+        at = place if isinstance(place, int) else place[0]
+        trace = talk["messages"][at].get("trace") if at < len(talk["messages"]) else None
+        if not trace:
+            raise gr.Error("This answer has no trace.", title="Not kept", print_exception=False)
+        try:
+            await score(self._services, who(request), trace, chosen.liked is True)
+        except (Refused, Unavailable) as error:
+            raise gr.Error(str(error), title="Not kept", print_exception=False) from error
+
+    async def _follow(self, talk: dict[str, Any], request: gr.Request) -> Any:
         """What is new since the last tick; sources only when they changed: they may be unfolded."""
-        seen, events = talk["seen"], self._events(talk)
+        seen, events = talk["seen"], self._events(talk, who(request))
         if len(events) == seen:
             return gr.skip()
-        everything = await self._show(talk)
+        everything = await self._show(talk, request)
         if not everything[self.talk]["open"]:
             return everything
         kept = [self.talk, self.view]
@@ -170,13 +191,16 @@ class _Chat:
             kept.append(self.sources)
         return {component: everything[component] for component in kept}
 
-    async def _show(self, talk: dict[str, Any]) -> dict[Any, Any]:
+    async def _show(self, talk: dict[str, Any], request: gr.Request) -> dict[Any, Any]:
         """The conversation with all that its run has said; also after a reload of the page."""
-        events = self._events(talk)
+        talk = _own(talk, who(request))
+        events = self._events(talk, who(request))
         messages, going_on = talk["messages"], talk["open"]
         if going_on:
             going_on = not events or not events[-1].last
-            messages = [*messages, {"role": "assistant", "content": cards.said(events)}]
+            trace = events[-1].data.get("trace_id") if events else None
+            said = {"role": "assistant", "content": cards.said(events), "trace": trace}
+            messages = [*messages, said]
         talk = talk | {"seen": len(events), "open": going_on}
         if not going_on:
             talk["messages"] = messages[-REMEMBERED:]
@@ -186,16 +210,30 @@ class _Chat:
         }
         return {
             self.talk: talk,
-            self.view: [m | {"content": cards.inert(m["content"])} for m in messages],
+            self.view: [
+                {"role": m["role"], "content": cards.inert(m["content"])} for m in messages
+            ],
             self.sources: cards.sources(events),
             self.timer: gr.Timer(active=going_on),
             self.box: gr.update(**buttons),
             self.clear: gr.Button(interactive=not going_on),
         }
 
-    def _events(self, talk: dict[str, Any]) -> list[Event]:
-        run = self._services.runs.get(talk["run"])
+    def _events(self, talk: dict[str, Any], user: User) -> list[Event]:
+        run = self._services.runs.get(talk["run"], user.id)
         return run.fresh() if run else [LOST] if talk["open"] else []
+
+
+def who(request: gr.Request) -> User:
+    """Who uses the page, as the gate found out."""
+    assert request.request, "only HTTP leads here"
+    user: User = request.request.state.user
+    return user
+
+
+def _own(talk: dict[str, Any], user: User) -> dict[str, Any]:
+    """The talk that the browser kept, unless somebody else had it."""
+    return talk if talk.get("user", "") == user.id else NEW_TALK | {"user": user.id}
 
 
 class _Documents:
@@ -234,16 +272,24 @@ class _Documents:
         _on(self.really.click, self._delete, self.list, watched, **raw)
         _on(self.keep.click, self._choose, self.list, buttons, **raw)
 
-    async def _add(self, paths: Sequence[str]) -> Any:
+    async def _add(self, paths: Sequence[str], request: gr.Request) -> Any:
         """Gradio checked that the paths are its own; it deletes them later, so this copies them."""
-        folder = Path(tempfile.mkdtemp(prefix="upload-"))
+        user = who(request)
+        try:
+            allow(self._services, user, sum(Path(path).stat().st_size for path in paths))
+        except Refused as error:
+            raise gr.Error(str(error), title="Not added", print_exception=False) from error
+        folder = new_folder(self._services)
         sources = [Source(Path(path).name, folder / str(n)) for n, path in enumerate(paths)]
         for path, source in zip(paths, sources, strict=True):
             await asyncio.to_thread(shutil.copyfile, path, source.path)
-        return await self._begin(start_ingest(self._services, sources, folder))
+        here = self._services.of(user)
+        return await self._begin(start_ingest(here, sources, folder, user.id), request)
 
-    async def _add_sample(self) -> Any:
-        return await self._begin(start_ingest(self._services, files_under(SAMPLE)))
+    async def _add_sample(self, request: gr.Request) -> Any:
+        user = who(request)
+        run = start_ingest(self._services.of(user), files_under(SAMPLE), owner=user.id)
+        return await self._begin(run, request)
 
     async def _choose(self, chosen: list[str]) -> Any:
         count = f"{len(chosen)} document{'' if len(chosen) == 1 else 's'}"
@@ -253,25 +299,30 @@ class _Documents:
     async def _ask_again(self) -> Any:
         return gr.Button(visible=False), gr.Button(visible=True), gr.Button(visible=True)
 
-    async def _delete(self, chosen: list[str]) -> Any:
-        return await self._begin(start_delete(self._services, chosen))
+    async def _delete(self, chosen: list[str], request: gr.Request) -> Any:
+        user = who(request)
+        run = start_delete(self._services.of(user), chosen, user.id)
+        return await self._begin(run, request)
 
-    async def _begin(self, run: Run) -> Any:
+    async def _begin(self, run: Run, request: gr.Request) -> Any:
         buttons = (self.sample, self.delete, self.really, self.keep)
         hidden = {button: gr.Button(visible=False) for button in buttons}
-        return hidden | await self._follow(run.id) | {self.job: run.id, self.upload: None}
+        followed = await self._follow(run.id, request)
+        return hidden | followed | {self.job: run.id, self.upload: None}
 
-    async def _follow(self, job: str) -> Any:
-        run = self._services.runs.get(job)
+    async def _follow(self, job: str, request: gr.Request) -> Any:
+        user = who(request)
+        run = self._services.runs.get(job, user.id)
         events = run.fresh() if run else []
         shown: dict[Any, Any] = {self.timer: gr.Timer(active=True)}
         if events:
             shown[self.outcomes] = cards.outcomes(events)
-        return shown if events and not events[-1].last else shown | await self._listing()
+        going_on = events and not events[-1].last
+        return shown if going_on else shown | await self._listing(self._services.of(user))
 
-    async def _listing(self) -> dict[Any, Any]:
+    async def _listing(self, here: Services) -> dict[Any, Any]:
         """The list and what depends on it; asked again by the timer while the store is opening."""
-        asked = asyncio.ensure_future(self._services.store.documents())
+        asked = asyncio.ensure_future(here.store.documents())
         await asyncio.wait([asked], timeout=1)
         if not asked.done():
             return {self.list: gr.CheckboxGroup(label="The documents are being opened")}

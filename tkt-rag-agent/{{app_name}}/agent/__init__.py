@@ -29,7 +29,15 @@ tracing       traces in Langfuse
 cards         what the page shows as HTML
 theme         colours and fonts of the page; its CSS is page.css
 ask           a question from the command line
+doctor        what is wrong?
+harmless      what text from elsewhere may not do
+feedback      whether a reader found an answer right
+access        who somebody is; sign_on is the gate, keys are for programs
+limits        how much one user may ask for
+measures      what Prometheus sees
+logs          what the process writes to its log
 errors        the two ways in which things go wrong
 
-The doors are `app.py` (API) and `ui.py` (page). They import this package, never the other way.
+The doors are `api.py`, `openai_api.py`, `mcp_tools.py` and `ui.py` (page); `app.py` puts them
+together. They import this package, never the other way.
 """

@@ -36,14 +36,16 @@ def said(events: Sequence[Event]) -> str:
     return text or ("*Reading what was found.*" if found else "*Searching the documents.*")
 
 
-def head(settings: Settings, mode: str = "&nbsp;") -> str:
+def head(settings: Settings, mode: str = "&nbsp;", user: str = "") -> str:
+    """`user` is the name of who is signed on, "" where nobody signs on."""
     title, description = escape(settings.title), escape(settings.project_description)
-    return f'<header class="head"><h1>{title}</h1><p>{description}</p><p>{mode}</p></header>'
+    off = f'<p>{escape(user)} · <a href="/auth/logout">Sign off</a></p>' if user else ""
+    return f'<header class="head"><h1>{title}</h1><p>{description}</p><p>{mode}</p>{off}</header>'
 
 
 def mode(services: Services, found: dict[str, dict[str, Any]]) -> str:
     """In which way the app works just now; `found` is what `health.probe` says."""
-    model, embedding, documents = (found[name] for name in ("model", "embedding", "documents"))
+    model, embedding, documents = (found[name] for name in ("model", "embedding", "qdrant"))
     if services.model is None:
         answers = "No language model is connected: answers are quotations from your documents."
     elif model["ok"]:

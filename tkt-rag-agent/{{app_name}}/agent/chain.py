@@ -16,17 +16,19 @@ from typing import Any
 
 from langchain_core.messages import convert_to_openai_messages
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableLambda
 
 from agent import prompts
+from agent.access import User
 from agent.checking import Check, checked
 from agent.citations import cite, known_only, numbered_text, quotation
 from agent.confidence import by_meaning, by_words
 from agent.conversation import Asked, follow
-from agent.errors import Unavailable
-from agent.gateway import ChatModel
+from agent.errors import Refused, Unavailable
+from agent.gateway import ChatModel, Messages, Usage
+from agent.harmless import harmless
+from agent.logs import about
 from agent.retriever import Found, find
-from agent.runs import Event
+from agent.runs import Event, Run
 from agent.services import Services
 from agent.store import Hit
 from agent.tracing import Trace
@@ -39,7 +41,10 @@ WHICH = 8
 """Documents that are named when the user is asked which one is meant."""
 
 log = logging.getLogger(__name__)
-_AS_SENT: Runnable[Any, Any] = RunnableLambda(convert_to_openai_messages)
+_CONDENSE = ChatPromptTemplate.from_template(prompts.CONDENSE)
+_ANSWER = ChatPromptTemplate.from_messages(
+    [("system", prompts.ANSWER), ("placeholder", "{history}"), ("human", prompts.PASSAGES)]
+)
 
 
 @dataclass
@@ -48,7 +53,22 @@ class Question:
     history: list[dict[str, str]] = field(default_factory=list)
     documents: Sequence[str] = ()
     session_id: str | None = None
-    user_id: str | None = None
+    user: User = field(default_factory=User)
+    door: str = "cli"
+    """Where it was asked: page, api, v1, mcp or cli."""
+    traceparent: str = ""
+    """The header of a caller whose trace the answer goes on."""
+
+
+def begin(services: Services, question: Question) -> Run:
+    """Start a run that answers, where the user may; `Refused` says why not."""
+    _allow(services, question.user, question.text)
+    services.limits.run(question.user, services.runs)
+
+    def work(run: Run) -> AsyncGenerator[Event, None]:
+        return services.measures.answers(question.door, answer(services, question, run.id))
+
+    return services.runs.start(work, services.settings.answer_timeout_s, question.user.id)
 
 
 async def answer(
@@ -56,14 +76,20 @@ async def answer(
 ) -> AsyncGenerator[Event, None]:
     """Answer one question. Fails only by an `error` event, with one sentence for the user."""
     trace = services.tracing.start(
-        "answer", question.text, session_id=question.session_id, user_id=question.user_id
+        "answer",
+        question.text,
+        session_id=question.session_id,
+        user_id=question.user.name or question.user.id,
+        door=question.door,
+        parent=question.traceparent,
     )
-    outcome = _Outcome("model" if services.model else "extractive")
+    about(run_id=run_id, trace_id=trace.id)
+    outcome = _Outcome("model" if services.model else "extractive", trace)
     try:
-        found = await _retrieve(services, question, trace)
+        found = await _retrieve(services, question, outcome)
         passages = [{"n": n} | asdict(hit) for n, hit in enumerate(found.hits, 1)]
         yield Event("passages", {"run_id": run_id, "passages": passages})
-        async for text in _say(services, question, found, outcome, trace, run_id):
+        async for text in _say(services, question, found, outcome):
             outcome.said += text
             yield Event("token", {"text": text})
         citations = cite(services.store.index, outcome.said, found.hits)
@@ -80,6 +106,7 @@ async def answer(
                 "confidence": round(outcome.held, 3),
                 "which": found.which,
                 "mode": outcome.mode,
+                "usage": outcome.usage.tokens,
                 "run_id": run_id,
                 "trace_id": trace.id,
                 "session_id": question.session_id,
@@ -92,12 +119,29 @@ async def answer(
         trace.end(output=outcome.said)
 
 
+async def passages(
+    services: Services, user: User, query: str, k: int, documents: Sequence[str] = ()
+) -> list[Hit]:
+    """The `k` best passages without an answer, where the user may; `Refused` says why not."""
+    _allow(services, user, query)
+    return (await find(services.store, query, k, documents)).hits
+
+
+def _allow(services: Services, user: User, text: str) -> None:
+    limit = services.settings.max_question_chars
+    if len(text) > limit:
+        raise Refused(f"The question has {len(text)} characters; at most {limit} are taken.")
+    services.limits.request(user)
+
+
 @dataclass
 class _Outcome:
     mode: str
+    trace: Trace
     said: str = ""
     held: float = 0.0
     checks: list[Check] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
 
 
 async def _say(
@@ -105,8 +149,6 @@ async def _say(
     question: Question,
     found: Found,
     outcome: _Outcome,
-    trace: Trace,
-    run_id: str,
 ) -> AsyncIterator[str]:
     """The answer in pieces: the model's, else the documents' own words, else why there is none."""
     settings, hits = services.settings, found.hits
@@ -118,14 +160,14 @@ async def _say(
     best = by_words(services.store.index, found.wanted, hits)
     outcome.held, enough = best.held if best else 0.0, settings.enough_to_ask
     if services.model and hits and outcome.held >= enough:
-        tokens = _generate(services, services.model, question, hits, trace)
+        tokens = _generate(services, services.model, question, hits, outcome)
         try:
-            known = known_only(tokens, len(hits))
+            known = known_only(harmless(tokens), len(hits))
             async for text in checked(known, hits, outcome.checks, settings.mark_doubts):
                 yield text
             return
         except Unavailable as error:
-            log.warning("run %s: %s", run_id, error)
+            log.warning("%s", error)
             outcome.mode, reason = "extractive", str(error).rstrip(".")
     if outcome.said:
         yield "\n\n"
@@ -146,35 +188,26 @@ async def _say(
             yield f" The nearest is in {quotation(best, hits)}"
 
 
-async def _retrieve(services: Services, question: Question, trace: Trace) -> Found:
-    step = trace.step("retrieval", "retriever", input=question.text)
-    found: Found = await _retrieval(services).ainvoke(question)
+async def _retrieve(services: Services, question: Question, outcome: _Outcome) -> Found:
+    step = outcome.trace.step("retrieval", "retriever", input=question.text)
+    asked = await _standalone(services, question, outcome)
+    wanted = services.settings.passages
+    found = await find(services.store, asked.text, wanted, asked.documents)
     step.end(output=[asdict(hit) for hit in found.hits])
     return found
 
 
-def _retrieval(services: Services) -> Runnable[Question, Found]:
-    async def standalone(question: Question) -> Asked:
-        return await _standalone(services, question)
-
-    async def passages(asked: Asked) -> Found:
-        return await find(services.store, asked.text, services.settings.passages, asked.documents)
-
-    return RunnableLambda(standalone) | RunnableLambda(passages)
-
-
-async def _standalone(services: Services, question: Question) -> Asked:
+async def _standalone(services: Services, question: Question, outcome: _Outcome) -> Asked:
     """The question with what it refers to put in: by the model, else by rule."""
     chosen = tuple(question.documents)
     if not question.history:
         return Asked(question.text, chosen)
     if services.model:
-        prompt = ChatPromptTemplate.from_template(prompts.CONDENSE)
-        chain = prompt | _AS_SENT | RunnableLambda(services.model.complete)
         talk = "\n".join(f"{m['role']}: {m['content']}" for m in question.history[-HISTORY:])
+        messages = _sent(_CONDENSE, history=talk, question=question.text)
+        tokens = _asked(services, services.model, "question", messages, outcome)
         try:
-            text = await chain.ainvoke({"history": talk, "question": question.text})
-            return Asked(text, chosen)
+            return Asked("".join([text async for text in tokens]), chosen)
         except Unavailable as error:
             log.warning("the question is followed by rule: %s", error)
     before = [m["content"] for m in question.history if m["role"] == "user"]
@@ -182,26 +215,30 @@ async def _standalone(services: Services, question: Question) -> Asked:
     return Asked(asked.text, chosen or asked.documents)
 
 
-async def _generate(
-    services: Services, model: ChatModel, question: Question, hits: list[Hit], trace: Trace
+def _generate(
+    services: Services, model: ChatModel, question: Question, hits: list[Hit], outcome: _Outcome
 ) -> AsyncIterator[str]:
     """The model's answer as it comes. The prompt is LangChain's; the tokens pass it by."""
-    prompt = ChatPromptTemplate.from_messages(
-        [("system", prompts.ANSWER), ("placeholder", "{history}"), ("human", prompts.PASSAGES)]
+    messages = _sent(
+        _ANSWER,
+        unknown=prompts.UNKNOWN,
+        history=[(m["role"], m["content"]) for m in question.history[-HISTORY:]],
+        passages=numbered_text(hits),
+        question=question.text,
     )
-    messages = await (prompt | _AS_SENT).ainvoke(
-        {
-            "unknown": prompts.UNKNOWN,
-            "history": [(m["role"], m["content"]) for m in question.history[-HISTORY:]],
-            "passages": numbered_text(hits),
-            "question": question.text,
-        }
-    )
-    step = trace.step("answer", "generation", input=messages)
-    said, first, failure = "", None, {}
-    usage: dict[str, int] = {}
+    return _asked(services, model, "answer", messages, outcome)
+
+
+async def _asked(
+    services: Services, model: ChatModel, name: str, messages: Messages, outcome: _Outcome
+) -> AsyncIterator[str]:
+    """What the model says; the call is a step of the trace, and counts."""
+    counted_there = services.settings.gateway_traces
+    kind = "span" if counted_there else "generation"
+    step = outcome.trace.step(name, kind, input=messages)
+    said, first, failure, usage = "", None, {}, Usage()
     try:
-        async for text in model.stream(messages, usage):
+        async for text in model.stream(messages, usage, step.traceparent):
             first = first or datetime.now(UTC)
             said += text
             yield text
@@ -209,10 +246,12 @@ async def _generate(
         failure = {"level": "ERROR", "status_message": str(error)}
         raise
     finally:
-        step.end(
-            output=said,
-            model=model.used,
-            usage_details=usage,
-            completion_start_time=first,
-            **failure,
-        )
+        outcome.usage.add(usage)
+        counts = {} if counted_there else usage.as_fields()
+        step.end(output=said, model=model.used, completion_start_time=first, **counts, **failure)
+
+
+def _sent(prompt: ChatPromptTemplate, **texts: Any) -> Messages:
+    """A filled-in prompt, as it goes to the gateway."""
+    messages: Any = convert_to_openai_messages(prompt.format_messages(**texts))
+    return list(messages)

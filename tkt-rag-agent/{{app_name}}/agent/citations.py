@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from agent.confidence import Window, by_words
+from agent.harmless import as_material, quiet, visible
 from agent.index import Index
 from agent.split import sentences
 from agent.store import Hit
@@ -16,19 +17,28 @@ from agent.support import where
 LONGEST = 40
 """A bracket with more characters inside is text, not a citation."""
 
+LONGEST_CLAIM = 2000
+"""How far back of a citation its claim may begin: the whole of a long answer would take too long
+to look through for each."""
+
 _QUOTED = re.compile(r'"([^"]+)"$')
 CITATION = re.compile(r"\[\s*(\d+(?:\s*[,;]\s*\d+)*)\s*\]")
 
 
 def numbered_text(hits: list[Hit]) -> str:
-    """The passages as the model reads them."""
-    return "\n\n".join(f"[{n}] {source(hit)}\n{hit.text}" for n, hit in enumerate(hits, 1))
+    """The passages as the model reads them; a document's own `[2]` is no passage of ours."""
+    texts = [as_material(_own_brackets(hit.text, len(hits))) for hit in hits]
+    rows = enumerate(zip(hits, texts, strict=True), 1)
+    return "\n\n".join(f"[{n}] {source(hit)}\n{text}" for n, (hit, text) in rows)
 
 
 async def known_only(tokens: AsyncIterator[str], passages: int) -> AsyncIterator[str]:
     """The tokens, less citations of passages that do not exist; holds back an open bracket."""
     held = ""
     async for token in tokens:
+        if not held and "[" not in token:
+            yield token
+            continue
         held += token
         cut = held.rfind("[")
         if cut < 0 or "]" in held[cut:] or len(held) - cut > LONGEST:
@@ -63,7 +73,7 @@ def cite(index: Index, answer: str, hits: list[Hit]) -> list[dict[str, Any]]:
 def quotation(window: Window, hits: list[Hit]) -> str:
     """The sentences of a window with their place, uncited."""
     hit = hits[window.n - 1]
-    text = _own_brackets(hit.text[window.start : window.end], len(hits))
+    text = quiet(visible(_own_brackets(hit.text[window.start : window.end], len(hits))))
     return f'{source(hit)}: "{text}"'
 
 
@@ -84,7 +94,7 @@ def source(hit: Hit) -> str:
 
 def _claim(answer: str, at: int) -> str:
     """The quotation, or else the sentence, in front of the citation at `at`."""
-    before = CITATION.sub("", answer[:at]).rstrip()
+    before = CITATION.sub("", answer[max(0, at - LONGEST_CLAIM) : at]).rstrip()
     if quoted := _QUOTED.search(before):
         return quoted.group()
     start, end = sentences(before)[-1] if before else (0, 0)

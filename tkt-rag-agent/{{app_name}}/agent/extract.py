@@ -37,8 +37,13 @@ _MAGIC = {
     b"PK\x03\x04": "an Office or zip file",
     b"\xd0\xcf\x11\xe0": "an Office file that is protected by a password or older than 2007",
 }
+# What nobody sees: zero-width characters, direction overrides, tags; orders to a model hide there.
+_UNSEEN = (
+    "\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e01ef"
+)
 # Control characters, soft hyphens, half surrogates and non-characters: no store wants them.
-_JUNK = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\ud800-\udfff\ufffe\uffff]")
+_JUNK = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\ud800-\udfff\ufffe\uffff{_UNSEEN}]")
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,7 @@ def _decode(data: bytes) -> str:
 
 
 def _plain(text: str, *, markdown: bool) -> Extracted:
+    text = re.sub(f"[{_UNSEEN}]", "", text)
     _check_length(len(text))
     marks = {0: Mark(0, None, None)}
     start, fence = 0, ""

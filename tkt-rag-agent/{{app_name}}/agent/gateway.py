@@ -5,14 +5,18 @@ A gateway may list models that do not answer, and answer 200 with an empty strea
 failures here. One sentence says which service failed and what to check.
 """
 
+import asyncio
 import json
+import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from agent.errors import Unavailable
+from agent.errors import FAILURES, Unavailable
 
 Messages = list[dict[str, Any]]
 PROBES = 8
@@ -21,6 +25,29 @@ PAUSE_S = 15
 """How long a failed embedding service is left alone; meanwhile words alone are searched."""
 FIRST_TOKEN_S = 120
 """A model that says nothing for longer is taken for hung."""
+AGAIN = {429, 502, 503, 504}
+"""What a gateway answers before a model has begun; asking again costs nothing."""
+PAUSE_BEFORE_RETRY_S = 0.3
+LONGEST_PAUSE_S = 3
+"""Whoever is told to wait longer is told so."""
+
+
+async def patiently(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """The response to a request that is sent once more where nobody took it: no connection, too
+    many requests, no server behind the gateway. The pause is partly chance, so that many clients
+    do not come back at the same moment."""
+    pause_s = PAUSE_BEFORE_RETRY_S
+    with suppress(httpx.ConnectError):
+        response = await send()
+        if response.status_code not in AGAIN:
+            return response
+        with suppress(ValueError):
+            pause_s = float(response.headers.get("retry-after", ""))
+        if pause_s > LONGEST_PAUSE_S:
+            return response
+        await response.aclose()
+    await asyncio.sleep(pause_s * random.uniform(1, 1.5))
+    return await send()
 
 
 class Gateway:
@@ -37,23 +64,32 @@ class Gateway:
         """One request, its JSON answer; a body of None asks by GET."""
         try:
             method = "GET" if body is None else "POST"
-            response = await self._http.request(method, path, json=body, timeout=timeout)
+            response = await patiently(
+                lambda: self._http.request(method, path, json=body, timeout=timeout)
+            )
             if response.is_error:
-                raise self._refused(response.status_code, response.text)
+                raise self._refused(response.status_code, response.content)
             return _object(response.content)
         except (httpx.HTTPError, ValueError) as error:
             raise self._broken(error) from error
 
-    async def stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a streamed chat completion, none of an empty one; raises when it is cut."""
+    async def stream(
+        self, body: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The chunks of a streamed chat completion, none of an empty one; raises when it is cut.
+
+        Asked again where the gateway did not begin to answer: what has begun is paid for.
+        """
         timeout = httpx.Timeout(10, read=FIRST_TOKEN_S)
         begun = finished = False
         try:
-            async with self._http.stream(
-                "POST", "chat/completions", json=body, timeout=timeout
-            ) as response:
+            request = self._http.build_request(
+                "POST", "chat/completions", json=body, headers=headers, timeout=timeout
+            )
+            response = await patiently(lambda: self._http.send(request, stream=True))
+            async with aclosing(response):
                 if response.is_error:
-                    raise self._refused(response.status_code, (await response.aread()).decode())
+                    raise self._refused(response.status_code, await response.aread())
                 async for line in _lines(response):
                     if line.startswith(b"data:"):
                         begun = True
@@ -64,24 +100,25 @@ class Gateway:
         except (httpx.HTTPError, ValueError) as error:
             raise self._broken(error) from error
         if begun and not finished:
-            raise Unavailable(f"The model at {self._http.base_url} broke off; ask again.")
+            raise Unavailable(f"The model at {self._http.base_url} broke off; ask again.", "model")
 
-    def _refused(self, status: int, text: str) -> Unavailable:
+    def _refused(self, status: int, body: bytes) -> Unavailable:
         advice = {
             401: "check LITELLM_MASTER_KEY",
             403: "check what the key may use",
             404: "check CHAT_MODEL and EMBEDDING_MODEL",
             429: "wait, or raise its limit",
         }.get(status, "look into its log")
-        said = " ".join(text.split())[:200]
+        said = " ".join(body.decode(errors="replace").split())[:200]
         where = f"The gateway at {self._http.base_url}"
-        return Unavailable(f"{where} answers {status} ({said}); {advice}.")
+        return Unavailable(f"{where} answers {status} ({said}); {advice}.", "model")
 
     def _broken(self, error: Exception) -> Unavailable:
         said = str(error) or type(error).__name__
         return Unavailable(
             f"The gateway at {self._http.base_url} gives no usable answer ({said}); "
-            "check LITELLM_ENDPOINT and that it runs."
+            "check LITELLM_ENDPOINT and that it runs.",
+            "model",
         )
 
 
@@ -100,6 +137,30 @@ def _object(text: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"no JSON object but {text[:50]!r}")
     return found
+
+
+@dataclass
+class Usage:
+    """Tokens of one or more calls, and their price in dollars where the gateway tells it."""
+
+    input: int = 0
+    output: int = 0
+    dollars: float | None = None
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        return {"input": self.input, "output": self.output}
+
+    def add(self, other: "Usage") -> None:
+        self.input += other.input
+        self.output += other.output
+        if other.dollars is not None:
+            self.dollars = (self.dollars or 0.0) + other.dollars
+
+    def as_fields(self) -> dict[str, Any]:
+        """For a step of a trace."""
+        cost = {} if self.dollars is None else {"cost_details": {"total": self.dollars}}
+        return {"usage_details": self.tokens} | cost
 
 
 class Picker:
@@ -146,8 +207,10 @@ class ChatModel:
     async def name(self) -> str:
         return await self._picker.pick(self._probe)
 
-    async def stream(self, messages: Messages, usage: dict[str, int]) -> AsyncIterator[str]:
-        """Pieces of the answer; `usage` gets the token counts where the gateway gives them."""
+    async def stream(
+        self, messages: Messages, usage: Usage, headers: dict[str, str] | None = None
+    ) -> AsyncIterator[str]:
+        """Pieces of the answer; `usage` gets the counts that the gateway gives at the end."""
         self.used = await self.name()
         body = {
             "model": self.used,
@@ -157,12 +220,14 @@ class ChatModel:
             "stream_options": {"include_usage": True},
         }
         said = False
-        async for chunk in self._gateway.stream(body):
+        async for chunk in self._gateway.stream(body, headers):
             if error := chunk.get("error"):
-                raise Unavailable(f"The model {body['model']} failed in mid-answer ({error}).")
+                failed = f"The model {body['model']} failed in mid-answer ({error})."
+                raise Unavailable(failed, "model")
             if counts := chunk.get("usage"):
-                usage["input"] = counts.get("prompt_tokens", 0)
-                usage["output"] = counts.get("completion_tokens", 0)
+                usage.input = counts.get("prompt_tokens") or 0
+                usage.output = counts.get("completion_tokens") or 0
+                usage.dollars = counts.get("cost")
             for choice in chunk.get("choices") or []:
                 if text := (choice.get("delta") or {}).get("content"):
                     said = True
@@ -170,10 +235,10 @@ class ChatModel:
         if not said:
             self._picker.forget()
             said_nothing = f"The model {self.used} answered with nothing"
-            raise Unavailable(f"{said_nothing}; check that it is loaded.")
+            raise Unavailable(f"{said_nothing}; check that it is loaded.", "model")
 
     async def complete(self, messages: Messages) -> str:
-        return "".join([text async for text in self.stream(messages, {})])
+        return "".join([text async for text in self.stream(messages, Usage())])
 
     async def check(self) -> str:
         name = await self.name()
@@ -230,6 +295,7 @@ class EmbeddingModel:
         return f"{self._resolved[0]}, {self._resolved[1]} dimensions"
 
     def _rest(self, error: Unavailable) -> None:
+        FAILURES["embedding"] += 1
         self.trouble = str(error)
         self._away_until = time.monotonic() + PAUSE_S
 

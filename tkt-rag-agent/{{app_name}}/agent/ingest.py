@@ -8,6 +8,8 @@ import asyncio
 import hashlib
 import shutil
 import sys
+import tempfile
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from agent import extract, index, split
+from agent.access import User
 from agent.errors import Refused, Unavailable
 from agent.runs import Event, Run
 from agent.services import Services, connect
@@ -23,6 +26,8 @@ from agent.settings import read
 from agent.store import Entry
 
 LONGEST_NAME = 500
+LEFT_BEHIND_S = 24 * 3600
+"""No upload takes that long."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,31 @@ async def ingest(services: Services, sources: Sequence[Source]) -> AsyncIterator
         yield outcome
 
 
-def start_ingest(services: Services, sources: Sequence[Source], folder: Path | None = None) -> Run:
+def new_folder(services: Services) -> Path:
+    """Where an upload waits until it is taken in; what a crash leaves is swept away later."""
+    waiting = services.settings.data_dir / "uploads"
+    waiting.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=waiting))
+
+
+def sweep(services: Services) -> None:
+    """Remove uploads, and copies that the page made of them, that are there since yesterday."""
+    for name in ("uploads", "page"):
+        for path in (services.settings.data_dir / name).glob("*"):
+            if time.time() - path.stat().st_mtime > LEFT_BEHIND_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def allow(services: Services, user: User, size: int) -> None:
+    """Whether `user` may send `size` bytes now; `Refused` says why not."""
+    services.limits.request(user)
+    services.limits.run(user, services.runs)
+    services.limits.upload(user, size)
+
+
+def start_ingest(
+    services: Services, sources: Sequence[Source], folder: Path | None = None, owner: str = ""
+) -> Run:
     """A run that takes `sources` in, and in the end deletes the `folder` they were copied to."""
 
     async def work(run: Run) -> AsyncGenerator[Event, None]:
@@ -81,12 +110,12 @@ def start_ingest(services: Services, sources: Sequence[Source], folder: Path | N
                 shutil.rmtree(folder, ignore_errors=True)
         yield Event("done", {})
 
-    run = services.runs.start(work, None)
+    run = services.runs.start(lambda run: services.measures.files(work(run)), None, owner)
     run.add(Event("files", {"documents": [source.document for source in sources]}))
     return run
 
 
-def start_delete(services: Services, ids: Sequence[str]) -> Run:
+def start_delete(services: Services, ids: Sequence[str], owner: str = "") -> Run:
     """A run that removes documents; ids that are not there any more are passed over."""
 
     async def work(run: Run) -> AsyncGenerator[Event, None]:
@@ -95,7 +124,7 @@ def start_delete(services: Services, ids: Sequence[str]) -> Run:
                 yield Event("file", vars(Outcome(entry.document, "deleted", document_id)))
         yield Event("done", {})
 
-    run = services.runs.start(work, None)
+    run = services.runs.start(lambda run: services.measures.files(work(run)), None, owner)
     run.add(Event("deletion", {"documents": list(ids)}))
     return run
 

@@ -3,7 +3,9 @@
 Also the two things that every request gets on its way in: its id, and a limit on its size.
 """
 
+import errno
 import logging
+import time
 import uuid
 from http import HTTPStatus
 from typing import Any
@@ -16,11 +18,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.errors import Refused, Unavailable
+from agent.logs import about
+
+FULL = "There is no room on the app's disk; nothing was changed. Free some, and send it again."
+LOGGED = ("/api/", "/v1/", "/mcp", "/auth/", "/metrics", "/ready")
+"""Requests that get a line in the log; the page asks twice a second."""
 
 log = logging.getLogger(__name__)
 
 
-def problem(request: Request, status: int, detail: str) -> JSONResponse:
+def problem(
+    request: Request, status: int, detail: str, retry_after_s: int | None = None
+) -> JSONResponse:
     """One problem document (RFC 9457). Never status 503: an edge on the way replaces its body."""
     request_id = request.scope.get("request_id", "")
     body = {
@@ -31,6 +40,12 @@ def problem(request: Request, status: int, detail: str) -> JSONResponse:
         "request_id": request_id,
     }
     headers = {"X-Request-Id": request_id}
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(retry_after_s)
+    if request.url.path.startswith("/v1/"):  # its clients know errors in this form
+        kind = "invalid_request_error" if status < 500 else "api_error"
+        body = {"error": {"message": detail, "type": kind, "param": None, "code": status}}
+        return JSONResponse(body, status, headers)
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
@@ -39,7 +54,7 @@ def install(app: FastAPI, max_bytes: int) -> None:
 
     @app.exception_handler(Refused)
     async def _refused(request: Request, error: Refused) -> JSONResponse:
-        return problem(request, error.status, str(error))
+        return problem(request, error.status, str(error), error.retry_after_s)
 
     @app.exception_handler(Unavailable)
     async def _unavailable(request: Request, error: Unavailable) -> JSONResponse:
@@ -47,6 +62,9 @@ def install(app: FastAPI, max_bytes: int) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        cause = error.__cause__  # FastAPI says 400 of whatever goes wrong while it reads a body
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return problem(request, 507, FULL)
         advice = "" if error.status_code == 413 else "; see /docs for what there is."
         return problem(request, error.status_code, f"{error.detail}{advice}")
 
@@ -55,6 +73,13 @@ def install(app: FastAPI, max_bytes: int) -> None:
         first: dict[str, Any] = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         return problem(request, 422, f"{place}: {first['msg']}; see /docs for the form.")
+
+    @app.exception_handler(OSError)
+    async def _disk(request: Request, error: OSError) -> JSONResponse:
+        if error.errno != errno.ENOSPC:
+            return await _bug(request, error)
+        log.error("the disk is full", exc_info=error)
+        return problem(request, 507, FULL)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> JSONResponse:
@@ -76,6 +101,8 @@ class Doorkeeper:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         scope["request_id"] = uuid.uuid4().hex
+        about(request_id=scope["request_id"])
+        begin = time.monotonic()
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._max_bytes:
@@ -96,6 +123,7 @@ class Doorkeeper:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(raw=message["headers"])
                 headers.setdefault("X-Request-Id", scope["request_id"])
+                _log(scope, message["status"], time.monotonic() - begin)
             await send(message)
 
         return await self._app(scope, counted, named)
@@ -106,3 +134,12 @@ class Doorkeeper:
     def _sentence(self) -> str:
         limit = self._max_bytes / 2**20
         return f"The request is larger than {limit:g} MiB; send less, or raise MAX_UPLOAD_MB."
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    """One line a request, when its response begins; the query may hold words, so it is left out."""
+    if status >= 400 or scope["path"].startswith(LOGGED):
+        told = {"method": scope["method"], "path": scope["path"][:200], "status": status}
+        user = scope.get("state", {}).get("user")
+        who = {"user": user.id} if user and user.id else {}
+        log.info("request", extra=told | who | {"seconds": round(seconds, 3)})

@@ -19,8 +19,13 @@ import qdrant_edge as edge
 from agent.errors import Unavailable
 from agent.qdrant import BRIEF, INDEXED, Payload, Point, Row, Search, Where, Words
 
+RESERVE_BYTES = 64 << 20
+"""What a new version of a document, and its log, may take at most before the old one goes."""
+
 
 class Embedded:
+    shared = False  # one process at a time
+
     def __init__(self, folder: Path) -> None:
         self.place = str(folder)
         self._folder = folder
@@ -113,6 +118,16 @@ class Embedded:
     async def optimize(self, collection: str) -> None:
         """Holds Python's lock until it is done, so that no other thread runs."""
         await self._run(self._shard(collection).optimize)
+
+    async def room(self) -> None:
+        """Raises before there is none: the engine maps its files, and a full disk would end it."""
+        free = shutil.disk_usage(self._folder).free
+        if free < RESERVE_BYTES:
+            raise Unavailable(
+                f"There is no room for documents: {free >> 20} MiB are left on the disk of "
+                f"{self._folder}, and {RESERVE_BYTES >> 20} are kept free; free some.",
+                "qdrant",
+            )
 
     async def check(self) -> str:
         return f"embedded, in {self._folder}"

@@ -15,6 +15,8 @@ from agent.qdrant import BRIEF, INDEXED, Payload, Point, Row, Search, Where, Wor
 
 
 class Server:
+    shared = True  # replicas of the app may write at the same time
+
     def __init__(self, client: AsyncQdrantClient, alias: str, url: str) -> None:
         self.place = url
         self._client = client
@@ -110,6 +112,9 @@ class Server:
     async def optimize(self, collection: str) -> None:
         """A server does this by itself."""
 
+    async def room(self) -> None:
+        """A server looks after its own disk."""
+
     async def check(self) -> str:
         return f"Qdrant {(await self._ask(self._client.info())).version} at {self.place}"
 
@@ -123,4 +128,5 @@ class Server:
             reason = f"answers {error.status_code}: {error.content.decode(errors='replace')[:200]}"
         except (ApiException, OSError) as error:
             reason = f"does not answer ({error or type(error).__name__})"
-        raise Unavailable(f"Qdrant at {self.place} {reason}; check QDRANT_URL and that it runs.")
+        advice = "check QDRANT_URL and that it runs"
+        raise Unavailable(f"Qdrant at {self.place} {reason}; {advice}.", "qdrant")

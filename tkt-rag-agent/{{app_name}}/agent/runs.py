@@ -24,6 +24,9 @@ ABANDONED_S = 30
 """Long enough for a phone that changes networks, short enough not to pay for an unread answer."""
 KEPT_S = 900
 """How long the events of an ended run can still be read."""
+DRAIN_S = 16
+"""What running answers get at SIGTERM; the server cuts what is open after 20 s."""
+RESTARTED = "The app is being restarted and could not finish this; ask again in a few seconds."
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +45,14 @@ class Event:
 
 @dataclass
 class Run:
+    owner: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     events: list[Event] = field(default_factory=list)
     read_at: float = field(default_factory=time.monotonic)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
+    last_chance: bool = False
+    """The process is about to end, so a stream of this run goes on for as long as it can."""
 
     @property
     def ended(self) -> bool:
@@ -55,6 +61,10 @@ class Run:
     def add(self, event: Event) -> None:
         if not self.ended:
             self.events.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let everyone look who waits for news."""
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -82,20 +92,42 @@ class Runs:
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
 
-    def start(self, work: Work, limit_s: float | None) -> Run:
+    def start(self, work: Work, limit_s: float | None, owner: str = "") -> Run:
         """Begin; with a limit in seconds, or None for work that goes on also when nobody reads."""
-        run = Run()
+        run = Run(owner)
         self._runs[run.id] = run
         run.task = asyncio.create_task(self._go(run, work, limit_s))
         return run
 
-    def get(self, run_id: str) -> Run | None:
-        return self._runs.get(run_id)
+    def get(self, run_id: str, owner: str = "") -> Run | None:
+        """The run of this id, where it is `owner`'s."""
+        run = self._runs.get(run_id)
+        return run if run and run.owner == owner else None
+
+    def running(self, owner: str | None = None) -> int:
+        """How many have not ended, of `owner` or of all."""
+        runs = self._runs.values()
+        return sum(not run.ended for run in runs if owner is None or run.owner == owner)
 
     async def cancel(self, run: Run) -> None:
         if run.task and not run.task.done():
             run.task.cancel()
             await asyncio.wait([run.task], timeout=2)
+
+    async def drain(self) -> None:
+        """The process is about to end: give each run the time that is left, and end its streams.
+
+        A client cannot come back to this process, so what is open stays open meanwhile.
+        """
+        unfinished = {run.task: run for run in self._runs.values() if run.task and not run.ended}
+        for run in unfinished.values():
+            run.last_chance = True
+            run.wake()
+        if unfinished:
+            _, late = await asyncio.wait(unfinished, timeout=DRAIN_S)
+            for task in late:
+                unfinished[task].add(_error(unfinished[task], RESTARTED))
+                task.cancel()
 
     async def close(self) -> None:
         await asyncio.gather(*(self.cancel(run) for run in self._runs.values()))
@@ -134,7 +166,7 @@ async def segment(run: Run, after: int) -> AsyncIterator[str]:
     until the run ends or the segment's time is over."""
     yield "retry: 500\n\n"
     deadline = time.monotonic() + SEGMENT_S
-    while (left := deadline - time.monotonic()) > 0:
+    while (left := deadline - time.monotonic()) > 0 or run.last_chance:
         changed = run.changed
         if fresh := run.fresh(after):
             yield "".join(_frame(after + n, event) for n, event in enumerate(fresh, 1))
@@ -142,7 +174,8 @@ async def segment(run: Run, after: int) -> AsyncIterator[str]:
         if run.ended:
             return
         try:
-            await asyncio.wait_for(changed.wait(), min(left, HEARTBEAT_S))
+            async with asyncio.timeout(HEARTBEAT_S if run.last_chance else min(left, HEARTBEAT_S)):
+                await changed.wait()
         except TimeoutError:
             yield ": still working\n\n"
 

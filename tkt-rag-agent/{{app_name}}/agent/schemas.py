@@ -48,6 +48,14 @@ class ChatRequest(Body):
     filter: Filter = Filter()
 
 
+class Feedback(Body):
+    trace_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    """Of the answer; it has none where Langfuse is not connected."""
+    right: bool
+    """Whether the answer was right."""
+    comment: str = Field(default="", max_length=2000)
+
+
 class Passage(Reply):
     document: str
     page: int | None
@@ -86,6 +94,13 @@ class Check(Reply):
     doubts: list[Doubt]
 
 
+class Usage(Reply):
+    """Tokens of the model, as the gateway counts them."""
+
+    input: int
+    output: int
+
+
 class Answer(Reply):
     answer: str
     answered: bool
@@ -98,6 +113,7 @@ class Answer(Reply):
     which: list[str]
     """Documents that could be meant, when the question does not say which one."""
     mode: Literal["model", "extractive"]
+    usage: Usage
     run_id: str
     trace_id: str | None
     session_id: str | None

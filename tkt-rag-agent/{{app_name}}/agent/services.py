@@ -6,19 +6,25 @@ waits for a server: what is away is reported by `/ready` and used again when it 
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from agent import keys
+from agent.access import Access, User
 from agent.errors import Unavailable
 from agent.gateway import ChatModel, EmbeddingModel, Gateway
+from agent.health import Check
 from agent.index import Index
+from agent.limits import Limits
 from agent.local_embedding import LocalEmbedding
+from agent.measures import Measures
 from agent.runs import Runs
 from agent.settings import CLUSTER_QDRANT, Settings
 from agent.store import Store
@@ -35,18 +41,52 @@ class Services:
     embedding: EmbeddingModel | LocalEmbedding | None
     tracing: Tracing
     runs: Runs
+    limits: Limits
+    measures: Measures
+    gateway: Gateway | None = None
+    access: Access | None = None
+    own_store: Callable[[str], Store] | None = None
+    """Gives each user a store of their own, where documents are private."""
+    stores: dict[str, Store] = field(default_factory=dict)
+    """Those that were given."""
+
+    def of(self, user: User) -> "Services":
+        """What `user` works with: another's documents are in another store altogether."""
+        if self.own_store is None:
+            return self
+        if user.id not in self.stores:
+            self.stores[user.id] = self.own_store(user.id)
+        return replace(self, store=self.stores[user.id])
+
+    def checks(self) -> dict[str, Check | None]:
+        """How to ask each service whether it answers; None for what is not configured."""
+        return {
+            "qdrant": self.store.database.check,
+            "model": self.model.check if self.model else None,
+            "embedding": self.embedding.check if self.embedding else None,
+            "langfuse": self.tracing.check if self.tracing.on else None,
+            "keycloak": self.access.check if self.access and self.access.issuer else None,
+        }
 
     async def tend(self) -> None:
-        """To be called now and then: find the models, and keep the store as they want it."""
+        """To be called now and then: find the models, and keep the stores as they want it."""
         if self.model:
             with contextlib.suppress(Unavailable):  # said by /ready and in each answer
                 await self.model.name()
-        await self.store.tend()
+        count = 0
+        for store in self._all_stores():
+            await store.tend()
+            count += len(await store.documents())
+        self.measures.documents.set(count)
 
     async def close(self) -> None:
         await self.runs.close()
-        await self.store.database.close()
+        for store in self._all_stores():
+            await store.database.close()
         await asyncio.to_thread(self.tracing.close)
+
+    def _all_stores(self) -> list[Store]:
+        return list(self.stores.values()) if self.own_store else [self.store]
 
 
 def connect(settings: Settings) -> Services:
@@ -55,9 +95,18 @@ def connect(settings: Settings) -> Services:
     model, embedding = None, _embedding(settings, gateway)
     if gateway and settings.chat_model != "none":
         model = ChatModel(gateway, settings.chat_model, settings.answer_tokens)
+    index, runs = Index(embedding), Runs()
+    limits = Limits(
+        settings.requests_per_minute, settings.concurrent_runs, settings.upload_mb_per_hour
+    )
+
+    def own_store(user: str) -> Store:
+        part = hashlib.sha256(user.encode()).hexdigest()[:16]
+        return Store(_database(settings, part), f"{settings.app_name}.{part}", index)
+
     return Services(
         settings,
-        Store(_database(settings), settings.app_name, Index(embedding)),
+        Store(_database(settings), settings.app_name, index),
         model,
         embedding,
         Tracing(
@@ -65,8 +114,19 @@ def connect(settings: Settings) -> Services:
             settings.langfuse_secret_key.get_secret_value(),
             settings.langfuse_url,
         ),
-        Runs(),
+        runs,
+        limits,
+        Measures(runs, limits),
+        gateway,
+        _access(settings) if settings.signs_on else None,
+        own_store if settings.documents == "private" else None,
     )
+
+
+def _access(settings: Settings) -> Access:
+    client_id = settings.keycloak_client_id or settings.app_name
+    accepted = set(settings.accepted_clients.replace(",", " ").split())
+    return Access(settings.issuer, client_id, accepted, keys.parse(settings.api_keys))
 
 
 def _embedding(settings: Settings, gateway: Gateway | None) -> Any:
@@ -76,20 +136,21 @@ def _embedding(settings: Settings, gateway: Gateway | None) -> Any:
     return EmbeddingModel(gateway, wanted) if gateway and wanted != "none" else None
 
 
-def _database(settings: Settings) -> Any:
+def _database(settings: Settings, part: str = "") -> Any:
+    """Where documents are: all, or those in the `part` that is one user's."""
     url = settings.qdrant_url
     if not url and settings.in_cluster and _resolves(CLUSTER_QDRANT):
         url = CLUSTER_QDRANT  # installed, even if it is down just now
     if url:
-        return _server(url, settings)
+        return _server(url, settings, part)
     from agent.qdrant_embedded import Embedded
 
-    folder = settings.data_dir / "qdrant"
+    folder = settings.data_dir / "users" / part if part else settings.data_dir / "qdrant"
     folder.mkdir(parents=True, exist_ok=True)
     return Embedded(folder)
 
 
-def _server(url: str, settings: Settings) -> Any:
+def _server(url: str, settings: Settings, part: str) -> Any:
     from qdrant_client import AsyncQdrantClient
 
     from agent.qdrant_server import Server
@@ -97,7 +158,8 @@ def _server(url: str, settings: Settings) -> Any:
     url = with_port(url)
     key = settings.qdrant_api_key.get_secret_value() or None
     client = AsyncQdrantClient(url=url, api_key=key, timeout=10, check_compatibility=False)
-    return Server(client, settings.app_name, url)
+    alias = f"{settings.app_name}.{part}" if part else settings.app_name
+    return Server(client, alias, url)
 
 
 def with_port(url: str) -> str:

@@ -6,9 +6,12 @@ holds the defaults of this app, and a real environment variable wins over it.
 
 import sys
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agent import keys
 
 HERE = Path(__file__).resolve().parent.parent
 CLUSTER_QDRANT = "http://qdrant.qdrant.svc.cluster.local:6333"
@@ -83,11 +86,40 @@ class Settings(BaseSettings):
     max_question_chars: int = Field(default=8000, ge=1)
     """Longest question, in characters."""
 
+    auth: Literal["auto", "on", "off"] = "auto"
+    """Who gets in: `auto` asks for a sign-on where KEYCLOAK_URL is set, `off` lets in everybody."""
+    accepted_clients: str = ""
+    """Other clients of the realm whose tokens are taken, with commas between; `*` takes all. Apps
+    call each other with the token of the platform's own client `mlflow`."""
+    api_keys: str = ""
+    """Entries `name:hash` of keys for clients that cannot sign on; `python -m agent.keys NAME`
+    makes one. A hash is no secret."""
+    session_secret: SecretStr = SecretStr("")
+    """What the browser's sign-on is signed with. When empty it is made at each start, so that
+    browsers sign on anew, and a second replica does not know them."""
+    documents: Literal["shared", "private"] = "shared"
+    """Whether all users share the documents, or each sees and asks only their own."""
+    requests_per_minute: int = Field(default=300, ge=0)
+    """Of one user or key; 0 is no limit."""
+    concurrent_runs: int = Field(default=20, ge=0)
+    """Answers and uploads of one user at the same time; 0 is no limit."""
+    upload_mb_per_hour: int = Field(default=2000, ge=0)
+    """MiB of uploads of one user; 0 is no limit."""
+    gateway_traces: bool = False
+    """Whether the gateway reports to the same Langfuse. Then tokens and cost are left to it, or
+    they would count twice."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """`auto` writes JSON lines in a cluster and text elsewhere."""
+
     # What the platform injects into every pod: enough to make a token for its own LLM gateway.
     keycloak_url: str = ""
     """Set by the platform: Keycloak's address."""
     keycloak_realm: str = "thinkube"
     """Set by the platform: the realm of users and apps."""
+    keycloak_client_id: str = ""
+    """Set by the platform: this app's own client; the app's name when empty."""
+    app_url: str = ""
+    """Set by the platform: the address at which browsers find the app."""
     mlflow_keycloak_client_id: str = "mlflow"
     """Set by the platform: the client that may ask for a token by password."""
     mlflow_client_secret: SecretStr = SecretStr("")
@@ -105,6 +137,35 @@ class Settings(BaseSettings):
         """LiteLLM is given with or without `/v1`; its OpenAI paths stand under `/v1`."""
         url = url.rstrip("/")
         return f"{url}/v1" if url and not url.endswith("/v1") else url
+
+    @field_validator("api_keys")
+    @classmethod
+    def _are_keys(cls, entries: str) -> str:
+        keys.parse(entries)
+        return entries
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Settings":
+        if self.auth == "on" and not (self.keycloak_url or self.api_keys):
+            raise ValueError("AUTH=on needs KEYCLOAK_URL, API_KEYS or both")
+        if self.documents == "private" and not self.signs_on:
+            raise ValueError("DOCUMENTS=private needs a sign-on: set KEYCLOAK_URL, or AUTH=on")
+        return self
+
+    @property
+    def signs_on(self) -> bool:
+        """Whether strangers are kept out."""
+        return self.auth == "on" or (self.auth == "auto" and bool(self.keycloak_url))
+
+    @property
+    def logs_as_json(self) -> bool:
+        return self.log_format == "json" or (self.log_format == "auto" and self.in_cluster)
+
+    @property
+    def issuer(self) -> str:
+        """Who signs the users' tokens; "" where nobody does."""
+        url = self.keycloak_url.rstrip("/")
+        return f"{url}/realms/{self.keycloak_realm}" if url else ""
 
     @property
     def title(self) -> str:
@@ -138,5 +199,7 @@ def read() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]).upper()
-        sys.exit(f"{name}={first['input']!r}: {first['msg']}; correct it in app.env or outside.")
+        said = first["msg"].removeprefix("Value error, ")
+        if first["loc"]:  # the value of one setting, which is no secret: those take any text
+            said = f"{str(first['loc'][0]).upper()}={first['input']!r}: {said}"
+        sys.exit(f"{said}; correct it in app.env or outside.")

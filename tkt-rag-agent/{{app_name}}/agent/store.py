@@ -5,10 +5,15 @@ passages is served. Writing that one point is the switch. A new version is writt
 one first and the old one deleted after it; what is being written or deleted stands in the entry's
 `leftover`, for the next start to clean up after a crash. A search drops hits of any version that
 its document's entry does not name, and asks again without them.
+
+On a server several replicas may write at once. The last one to switch wins; each deletes what it
+replaced, and, when it tends the store, what it wrote itself and lost with; but never what another
+may be writing.
 """
 
 import asyncio
 import hashlib
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 1000
 """Passages, and openings of documents, that tell how usual a word is."""
+ABANDONED_S = 3600
+"""On a server, a version that has been in writing for longer is what a crash left."""
 BATCH = 64
 """Passages in one write and one embedding request: as many as small embedding servers take."""
 _META = str(uuid.uuid5(uuid.NAMESPACE_URL, "meta"))
@@ -45,7 +52,8 @@ class Entry:
     opening: str = ""
     version: str = ""
     embedding: str | None = None
-    leftover: list[str] = field(default_factory=list)
+    leftover: dict[str, float] = field(default_factory=dict)
+    """Versions that are being written, since when (epoch seconds), or to be deleted (0)."""
 
     @property
     def id(self) -> str:
@@ -79,6 +87,8 @@ class Store:
         self._app_name = app_name
         self._collection = ""
         self._usual: Usual | None = None  # counted when first asked for after a change
+        self._cleaned_at = 0.0
+        self._written: dict[str, Entry] = {}  # versions since the last `tend`, on a server
         self._writing = asyncio.Lock()
 
     async def tend(self) -> None:
@@ -90,16 +100,18 @@ class Store:
         async with self._writing:
             current = await self.database.current()
             model, dimension = await self.index.embedding(await self._recorded_model(current))
-            if self._collection and model == self.model:
+            await self._withdraw_losers()
+            late = time.monotonic() > self._cleaned_at + ABANDONED_S
+            if self._collection == current and model == self.model and not late:
                 return
             wanted = self._name(model, dimension)
-            if current is None or (model and current != wanted):
+            if current is None or (model and not current.startswith(wanted)):
                 self._collection, self.model = current or "", None  # serves meanwhile, by words
-                await self._rebuild(current, wanted, model, dimension)
-                self._collection, self.model = wanted, model
-                if current:
+                new = await self._rebuild(current, wanted, model, dimension)
+                self._collection, self.model = new, model
+                if current and current != new:
                     await self.database.drop(current)
-                current = wanted
+                current = new
             self._collection, self.model = current, model
             await self._clean_up()
             for entry in await self._entries(current):
@@ -109,6 +121,7 @@ class Store:
     async def put(self, entry: Entry, passages: Sequence[Passage]) -> None:
         """Store a document in place of its previous version, if there was one."""
         await self._opened()
+        await self.database.room()
         async with self._writing:
             await self._write(entry, passages)
 
@@ -118,7 +131,7 @@ class Store:
         async with self._writing:
             entry = await self._entry(document_id)
             if entry:
-                gone = replace(entry, version="", leftover=[*entry.leftover, entry.version])
+                gone = replace(entry, version="", leftover=entry.leftover | {entry.version: 0.0})
                 await self._save(self._collection, gone)
                 await self._drop_leftover(gone)
             return entry
@@ -207,20 +220,32 @@ class Store:
         return {_id(entry.payload["document"]): entry.payload["version"] for entry in entries}
 
     async def _write(self, entry: Entry, passages: Sequence[Passage]) -> None:
-        found = await self.database.fetch(self._collection, [entry.id])
-        old = (
-            _entry(found[0].payload) if found else Entry(entry.document)
-        )  # its leftover counts anyway
-        version = uuid.uuid4().hex
-        await self._save(self._collection, replace(old, leftover=[*old.leftover, version]))
-        model = await self._index_passages(
-            self._collection, replace(entry, version=version), passages, self.model
-        )
-        leftover = [*old.leftover, old.version] if old.version else old.leftover
-        new = replace(entry, version=version, embedding=model, leftover=leftover)
+        old, version = await self._latest(entry), uuid.uuid4().hex
+        begun = old.leftover | {version: time.time()}
+        await self._save(self._collection, replace(old, leftover=begun))
+        new = replace(entry, version=version)
+        model = await self._index_passages(self._collection, new, passages, self.model)
+        old = await self._latest(entry)  # another replica may have been quicker
+        gone = {old.version: 0.0} if old.version else {}
+        leftover = {v: at for v, at in (old.leftover | gone).items() if v != version}
+        new = replace(new, embedding=model, leftover=leftover)
         await self._save(self._collection, new)
         await self._drop_leftover(new)
+        if self.database.shared:
+            self._written[version] = entry
         self.model = model  # None where the embedding service was away: `tend` tries again
+
+    async def _withdraw_losers(self) -> None:
+        """Delete what this process wrote and another replica, a moment later, took the place of."""
+        written, self._written = self._written, {}
+        for version, entry in written.items():
+            if (await self._latest(entry)).version != version:
+                await self.database.delete(self._collection, {"version": [version]})
+
+    async def _latest(self, entry: Entry) -> Entry:
+        """What is known of this document now, be it on its way in."""
+        found = await self.database.fetch(self._collection, [entry.id])
+        return _entry(found[0].payload) if found else Entry(entry.document)
 
     async def _index_passages(
         self, collection: str, entry: Entry, passages: Sequence[Passage], model: str | None
@@ -248,30 +273,44 @@ class Store:
         return model
 
     async def _rebuild(
-        self, old: str | None, new: str, model: str | None, dimension: int | None
-    ) -> None:
-        """Copy every document into a new collection and switch; the old one serves meanwhile."""
+        self, old: str | None, name: str, model: str | None, dimension: int | None
+    ) -> str:
+        """Copy every document into a new collection and switch; the old one serves meanwhile.
+
+        Gives the collection that is current in the end: a quicker replica's, where there is one.
+        """
+        new = f"{name}-{uuid.uuid4().hex[:6]}" if self.database.shared else name
         entries = await self._entries(old) if old else []
         await self.database.create(new, dimension)
         for entry in entries:
             passages = await self._passages(str(old), entry)
             embedding = await self._index_passages(new, entry, passages, model)
-            await self._save(new, replace(entry, embedding=embedding, leftover=[]))
+            await self._save(new, replace(entry, embedding=embedding, leftover={}))
         meta = {"kind": "meta", "embedding_model": model, "dimension": dimension}
         await self.database.upsert(new, [Point(_META, meta)])
+        now = await self.database.current()
+        if now and now != old:
+            await self.database.drop(new)
+            return now
         await self.database.switch(new, old)
+        return new
 
     async def _clean_up(self) -> None:
+        self._cleaned_at = time.monotonic()
         condition = {"kind": ["document"]}
         for payload in await self.database.scroll(self._collection, condition):
             if payload["leftover"] or not payload["version"]:
                 await self._drop_leftover(_entry(payload))
 
     async def _drop_leftover(self, entry: Entry) -> None:
-        if entry.leftover:
-            await self.database.delete(self._collection, {"version": entry.leftover})
-        if entry.version:
-            await self._save(self._collection, replace(entry, leftover=[]))
+        oldest = time.time() - ABANDONED_S if self.database.shared else float("inf")
+        dead = [version for version, begun in entry.leftover.items() if begun < oldest]
+        if dead:
+            await self.database.delete(self._collection, {"version": dead})
+        living = {v: begun for v, begun in entry.leftover.items() if v not in dead}
+        if entry.version or living:
+            if living != entry.leftover:
+                await self._save(self._collection, replace(entry, leftover=living))
         else:
             condition = {"kind": ["document"], "document": [entry.document]}
             await self.database.delete(self._collection, condition)
@@ -306,7 +345,10 @@ class Store:
 
 
 def _entry(payload: Payload) -> Entry:
-    return Entry(**{f.name: payload[f.name] for f in fields(Entry) if f.name in payload})
+    known = {f.name: payload[f.name] for f in fields(Entry) if f.name in payload}
+    if isinstance(known.get("leftover"), list):  # as an earlier version of this app wrote it
+        known["leftover"] = dict.fromkeys(known["leftover"], 0.0)
+    return Entry(**known)
 
 
 @cache

@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from agent.errors import FAILURES
+
 SEND_LIMIT_S = 5.0
 CHECK_LIMIT_S = 2.0
 
@@ -27,9 +29,18 @@ class Step:
     def __init__(self, span: Any = None) -> None:
         self._span = span
 
+    @property
+    def traceparent(self) -> dict[str, str]:
+        """The header that makes the next service's spans children of this one."""
+        if not self._span:
+            return {}
+        here = self._span.get_span_context()
+        return {"traceparent": f"00-{here.trace_id:032x}-{here.span_id:016x}-01"}
+
     def end(self, **fields: Any) -> None:
-        """Fields: output, usage_details {"input": 1, "output": 2}, completion_start_time
-        (datetime), level ("ERROR"), status_message. Only the first call counts."""
+        """Fields: output, usage_details {"input": 1, "output": 2}, cost_details {"total": 0.01} in
+        dollars, completion_start_time (datetime), level ("ERROR"), status_message. Only the first
+        call counts."""
         span, self._span = self._span, None
         if span:
             span.set_attributes(_attributes(fields))
@@ -40,10 +51,15 @@ class Trace(Step):
     """One answer. `id` is 32 hex digits, None when tracing is off."""
 
     def __init__(
-        self, tracer: Any = None, name: str = "", labels: Any = None, input: Any = None
+        self,
+        tracer: Any = None,
+        name: str = "",
+        labels: Any = None,
+        input: Any = None,
+        parent: str = "",
     ) -> None:
         super().__init__()
-        self._tracer, self._labels = tracer, labels
+        self._tracer, self._labels, self._parent = tracer, labels, parent
         self._steps: list[Step] = []
         self._span = self._open(name, "chain", {"input": input}) if tracer else None
         self.id = f"{self._span.get_span_context().trace_id:032x}" if tracer else None
@@ -63,9 +79,15 @@ class Trace(Step):
     def _open(self, name: str, kind: str, fields: dict[str, Any]) -> Any:
         from opentelemetry.context import Context
         from opentelemetry.trace import set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # Explicit, as answers are generators, and nobody else's span may become the parent.
-        context = set_span_in_context(self._span) if self._span else Context()
+        # Explicit, as answers are generators, and no span of this process may become the parent.
+        context = Context()
+        if self._span:
+            context = set_span_in_context(self._span)
+        elif self._parent:
+            carrier = {"traceparent": self._parent}
+            context = TraceContextTextMapPropagator().extract(carrier, context)
         attributes = {**self._labels, "langfuse.observation.type": kind, **_attributes(fields)}
         return self._tracer.start_span(name, context, attributes=attributes)
 
@@ -101,14 +123,26 @@ class Tracing:
         scope = {"public_key": self._keys[0]}
         self._tracer = self._provider.get_tracer("langfuse-sdk", attributes=scope)
 
-    def start(self, name: str, input: Any, *, session_id: str | None, user_id: str | None) -> Trace:
-        """The trace of one answer, ended by the caller. Never raises, never waits."""
+    def start(
+        self,
+        name: str,
+        input: Any,
+        *,
+        session_id: str | None,
+        user_id: str | None,
+        door: str = "",
+        parent: str = "",
+    ) -> Trace:
+        """The trace of one answer, ended by the caller. Never raises, never waits. `door`: where it
+        was asked; `parent`: the `traceparent` header of a caller whose trace this goes on."""
         if not self.on:
             return Trace()
         given = {"langfuse.trace.name": name, "session.id": session_id, "user.id": user_id}
         # On every span, as Langfuse counts tokens by session; it drops one of over 200 characters.
-        labels = {key: _text(value)[:200] for key, value in given.items() if value}
-        return Trace(self._tracer, name, labels, input)
+        labels: dict[str, Any] = {key: _text(value)[:200] for key, value in given.items() if value}
+        if door:
+            labels["langfuse.trace.tags"] = [door]
+        return Trace(self._tracer, name, labels, input, parent)
 
     async def check(self) -> str:
         """Langfuse's version and address, or "off"; ConnectionError says what to check."""
@@ -142,7 +176,12 @@ class Tracing:
                 answer = (await http.request(method, url, json=body)).raise_for_status()
                 return dict(answer.json() or {})
         except (httpx.HTTPError, ValueError) as error:
+            FAILURES["langfuse"] += 1
             raise ConnectionError(_complaint(self._host, error)) from error
+
+    def flush(self, limit_s: float = 5.0) -> None:
+        """Sends what waits now; blocks for `limit_s` seconds at most."""
+        self._provider.force_flush(int(limit_s * 1000))
 
     def close(self, limit_s: float = 3.0) -> None:
         """Sends what waits, for `limit_s` seconds at most; later answers are not traced."""
@@ -173,6 +212,7 @@ class _Sender:
             self._http.post(url, content=body, headers=headers).raise_for_status()
             self._failing = False
         except Exception as error:
+            FAILURES["langfuse"] += 1
             if not self._failing:
                 log.warning("%s; answers go on untraced.", _complaint(self._host, error))
             self._failing = True

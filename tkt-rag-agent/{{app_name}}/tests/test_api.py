@@ -15,11 +15,14 @@ import httpx
 import pytest
 from world import LEASE, FakeGateway, api, make_services, take_in
 
+import api as api_routes
 import app
+import doors
 from agent import health, runs
 from agent.errors import Unavailable
 from agent.services import Services
 from agent.settings import Settings
+from doors import PROBLEMS
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +87,7 @@ async def test_health_names_the_service_and_is_there_before_anything_is_connecte
 async def test_a_request_while_the_app_starts_waits_and_then_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app, "JSON_WAIT_S", 0.05)
+    monkeypatch.setattr(doors, "WAIT_S", 0.05)
     client = httpx.AsyncClient(
         transport=httpx.ASGITransport(app.create_app()), base_url="http://app.test"
     )
@@ -98,7 +101,7 @@ async def test_an_app_that_cannot_start_says_why_where_one_asks(
     def refuse(settings: object) -> None:
         raise PermissionError("/data may not be written")
 
-    monkeypatch.setattr(app, "JSON_WAIT_S", 0.05)
+    monkeypatch.setattr(doors, "WAIT_S", 0.05)
     monkeypatch.setattr(app, "_connect", refuse)
     built = app.create_app()
     client = httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://app.test")
@@ -202,7 +205,7 @@ async def test_a_slow_answer_is_202_and_fetched_later(
     go_on = asyncio.Event()
     gateway.enqueue(["It ", go_on, "is [1]."])
     async with api(with_model) as client:
-        monkeypatch.setattr(app, "JSON_WAIT_S", 0.1)
+        monkeypatch.setattr(api_routes, "WAIT_S", 0.1)
         slow = await client.post("/api/chat", json={"question": "What is the rent?"})
 
         assert slow.status_code == 202
@@ -260,7 +263,7 @@ async def test_ready_names_the_service_that_is_down(
         well = (await client.get("/ready")).json()
         assert (well["ready"], well["mode"]) == (True, "model")
         assert {n: s["ok"] for n, s in well["services"].items()} == {
-            "qdrant": True, "model": True, "embedding": True, "langfuse": True,
+            "qdrant": True, "model": True, "embedding": True, "langfuse": True, "keycloak": True,
         }  # fmt: skip
         assert well["services"]["embedding"]["detail"] == "embed, 8 dimensions"
 
@@ -550,6 +553,10 @@ async def test_the_api_describes_itself_with_every_error(services: Services) -> 
     assert set(operations) == {
         ("/health", "get"),
         ("/ready", "get"),
+        ("/metrics", "get"),
+        ("/v1/models", "get"),
+        ("/v1/chat/completions", "post"),
+        ("/api/feedback", "post"),
         ("/api/documents", "post"),
         ("/api/documents", "get"),
         ("/api/documents/{document_id}", "delete"),
@@ -563,4 +570,6 @@ async def test_the_api_describes_itself_with_every_error(services: Services) -> 
     for path, method in operations:
         operation = described["paths"][path][method]
         assert operation["description"]
-        assert operation["responses"]["default"]
+        errors = {code for code in operation["responses"] if int(code) >= 400}
+        wanted = {str(code) for code in PROBLEMS} if path != "/health" else set()
+        assert errors == wanted | ({"409"} if path == "/api/feedback" else set())

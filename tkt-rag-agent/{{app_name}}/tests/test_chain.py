@@ -57,7 +57,7 @@ async def test_the_model_reads_the_passages_and_braces_in_them_are_harmless(
 
     (sent,) = gateway.chats()
     assert [message["role"] for message in sent["messages"]] == ["system", "user"]
-    assert "[1] odd.md\nThe rent is {amount} and {{more}}." in sent["messages"][1]["content"]
+    assert "[1] odd.md\n| The rent is {amount} and {{more}}." in sent["messages"][1]["content"]
     assert "Question: What is {the} rent?" in sent["messages"][1]["content"]
     assert events[-1].data["mode"] == "model"
 
@@ -107,7 +107,7 @@ async def test_a_model_that_fails_at_once_is_replaced_by_a_quotation_that_says_w
     failure: str, with_model: Services, gateway: FakeGateway, tmp_path: Path
 ) -> None:
     await take_in(with_model, tmp_path / "in", lease=LEASE)
-    gateway.enqueue(FAILURES[failure])
+    gateway.enqueue(FAILURES[failure], FAILURES[failure])  # some are asked once more
 
     done = (await ask(with_model, "What is the monthly rent?"))[-1].data
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,9 +13,15 @@ from world import FakeGateway, sse
 
 from agent import gateway as module
 from agent.errors import Unavailable
-from agent.gateway import ChatModel, EmbeddingModel, Gateway
+from agent.gateway import ChatModel, EmbeddingModel, Gateway, Usage
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.gateway.PAUSE_BEFORE_RETRY_S", 0)
+
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -29,12 +36,12 @@ def content(text: str) -> bytes:
 
 async def test_tokens_pass_through_and_usage_is_counted(gateway: FakeGateway) -> None:
     gateway.enqueue(["A", " b", "ç"])
-    usage: dict[str, int] = {}
+    usage = Usage()
 
     tokens = [text async for text in chat(gateway).stream(HI, usage)]
 
     assert tokens == ["A", " b", "ç"]
-    assert usage == {"input": 7, "output": 3}
+    assert usage == Usage(7, 3)
     (sent,) = gateway.chats()
     assert (sent["model"], sent["max_tokens"], sent["messages"]) == ("chat", 64, HI)
 
@@ -78,7 +85,7 @@ async def test_roles_comments_and_other_fields_of_a_stream_are_passed_over(
 async def test_every_failure_of_a_stream_is_one_sentence(
     reply: Any, sentence: str, gateway: FakeGateway
 ) -> None:
-    gateway.enqueue(reply)
+    gateway.enqueue(reply, reply)  # some are asked once more
 
     with pytest.raises(Unavailable) as failure:
         await chat(gateway).complete(HI)
@@ -220,3 +227,30 @@ async def test_an_embedding_model_that_never_answered_is_unresolved_and_says_why
     assert await model.embed(["a"]) is None
     with pytest.raises(Unavailable, match="answers 400"):
         await model.check()
+
+
+async def test_what_nobody_took_is_sent_once_more_and_what_has_begun_is_not(
+    gateway: FakeGateway,
+) -> None:
+    for refusal in (httpx.ConnectError("refused"), *map(httpx.Response, (429, 502, 503))):
+        gateway.requests.clear()
+        gateway.enqueue(refusal, "Yes.")
+        assert await chat(gateway).complete(HI) == "Yes."
+        assert len(gateway.chats()) == 2
+    for begun in (["A", httpx.ReadError("reset")], b"", httpx.Response(500), httpx.ReadTimeout("")):
+        gateway.requests.clear()
+        gateway.enqueue(begun)
+        with pytest.raises(Unavailable):
+            await chat(gateway).complete(HI)
+        assert len(gateway.chats()) == 1
+
+
+async def test_a_wait_that_the_gateway_asks_for_is_kept_or_passed_on(gateway: FakeGateway) -> None:
+    gateway.enqueue(httpx.Response(429, headers={"Retry-After": "0.2"}), "Yes.")
+    begin = time.monotonic()
+    assert await chat(gateway).complete(HI) == "Yes."
+    assert time.monotonic() - begin >= 0.2
+
+    gateway.enqueue(httpx.Response(429, headers={"Retry-After": "60"}))
+    with pytest.raises(Unavailable, match="answers 429"):
+        await chat(gateway).complete(HI)

@@ -111,7 +111,7 @@ async def test_a_search_during_replacements_sees_exactly_one_version(folder: Pat
             seen.append(await words(store))
 
     hammers = [asyncio.create_task(hammer()) for _ in range(2)]
-    for n in range(1, 21):
+    for n in range(1, 61):
         await put(store, "a.md", f"v{n}", 5)
     for task in hammers:
         task.cancel()
@@ -126,6 +126,8 @@ async def test_a_search_during_replacements_sees_exactly_one_version(folder: Pat
 
 class Stepwise:
     """A database whose calls wait until they are let through one by one."""
+
+    shared = False
 
     def __init__(self, database: Any) -> None:
         self._database = database
@@ -151,6 +153,8 @@ class Stepwise:
 class Overtaken:
     """A database before whose n-th call something else happens: `before(n)`."""
 
+    shared = False
+
     def __init__(self, database: Any, before: Callable[[int], Coroutine[Any, Any, None]]) -> None:
         self._database, self._before, self._calls = database, before, 0
 
@@ -168,7 +172,7 @@ async def test_a_search_that_a_replacement_overtakes_anywhere_sees_one_version(
 ) -> None:
     database = Embedded(folder)
     await put(open_store(database), "a.md", "v0")
-    begun, written, switched, old_gone, ended = 0, 3, 4, 5, 6  # calls that a replacement makes
+    begun, written, switched, old_gone, ended = 0, 5, 6, 7, 8  # calls that a replacement makes
     moments = (begun, written, switched, old_gone, ended)
 
     for number, plan in enumerate(combinations_with_replacement(moments, 3), 1):
@@ -197,6 +201,8 @@ class Killed(Exception):
 
 class Mortal:
     """A database that is killed instead of its call number `last`."""
+
+    shared = False
 
     def __init__(self, database: Any, last: int) -> None:
         self._database, self._left = database, last

@@ -16,6 +16,8 @@ import httpx
 from agent.gateway import ChatModel, EmbeddingModel, Gateway
 from agent.index import Index
 from agent.ingest import Outcome, Source, ingest
+from agent.limits import Limits
+from agent.measures import Measures
 from agent.qdrant_embedded import Embedded
 from agent.runs import Runs
 from agent.services import Services
@@ -130,8 +132,10 @@ def make_services(folder: Path, gateway: FakeGateway | None = None, **settings: 
         at = Gateway(gateway.http)
         model = ChatModel(at, settings.get("chat_model", "chat"), 100)
         embedding = EmbeddingModel(at, settings.get("embedding_model", "embed"))
-    store = Store(Embedded(folder), chosen.app_name, Index(embedding))
-    return Services(chosen, store, model, embedding, Tracing(), Runs())
+    store, runs = Store(Embedded(folder), chosen.app_name, Index(embedding)), Runs()
+    limits = Limits(chosen.requests_per_minute, chosen.concurrent_runs, chosen.upload_mb_per_hour)
+    measures = Measures(runs, limits)
+    return Services(chosen, store, model, embedding, Tracing(), runs, limits, measures)
 
 
 async def take_in(services: Services, folder: Path, **texts: str) -> list[Outcome]:

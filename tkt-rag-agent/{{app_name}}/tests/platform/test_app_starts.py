@@ -25,6 +25,13 @@ from agent.split import split
 pytestmark = pytest.mark.anyio
 
 
+class Few(SimpleNamespace):
+    """As few services as a test needs, the same for everybody."""
+
+    def of(self, _: Any) -> Few:
+        return self
+
+
 @asynccontextmanager
 async def client_of(services: Any) -> AsyncIterator[httpx.AsyncClient]:
     application = app.create_app(services)
@@ -61,7 +68,7 @@ async def test_the_api_describes_itself() -> None:
 
 
 async def test_a_request_that_is_too_large_or_makes_no_sense_is_a_problem_with_a_sentence() -> None:
-    services = SimpleNamespace(settings=Settings(max_upload_mb=1), runs=Runs())
+    services = Few(settings=Settings(max_upload_mb=1), runs=Runs())
     async with client_of(services) as client:
         large = await client.post("/api/chat", content=b"x" * 2_000_000)
         wrong = await client.post("/api/chat", json={"question": ""})
@@ -80,7 +87,7 @@ async def test_an_interrupted_stream_is_resumed_after_the_last_event_seen() -> N
             yield Event("token", {"text": text})
         yield Event("done", {"answer": "The rent "})
 
-    services = SimpleNamespace(settings=Settings(), runs=Runs())
+    services = Few(settings=Settings(), runs=Runs())
     run = services.runs.start(work, 10)
     await run.wait(5)
     async with client_of(services) as client:
