@@ -19,7 +19,11 @@ from tests.live import App, ask, load, started, status, wait_until
 from tests.network import free_port
 
 pytestmark = pytest.mark.slow
-LITELLM = ["litellm[proxy]==1.106.2"]  # newer ones want a certifi that is not on the index yet
+LITELLM = [
+    "litellm[proxy]==1.106.2",  # newer ones want a certifi that is not on the index yet
+    "opentelemetry-sdk==1.45.2",
+    "opentelemetry-exporter-otlp-proto-http==1.45.2",
+]
 KEY = "sk-litellm"
 LEASE = {"lease.txt": "The rent is 900 pounds a month.\n\nNo dogs are allowed."}
 QUESTION = "What is the rent a month?"

@@ -1,0 +1,77 @@
+"""Whatever is sent: no 5xx, no status that the description lacks, and the documents stay."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.gateway import Gateway
+from tests.doubles.serve import running
+from tests.live import KEY, App, load, search, started, status
+
+EXAMPLES = 2000
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
+LEASE = {"lease.txt": "The rent is 900 pounds a month.", "pets.md": "# Pets\n\nCats are welcome."}
+
+
+@dataclass
+class Fuzzed:
+    examples: int
+    report: str
+    failed: int
+    """How many answers were 5xx, as the app's own log has them."""
+    lost: list[str]
+    """Documents that changed or went without a call that succeeded in it."""
+
+
+def fuzz(folder: Path, examples: int = EXAMPLES) -> Fuzzed:
+    """Send at least so many requests, made from the app's description, in the order of chance."""
+    gateway = Gateway()
+    with (
+        running(gateway.app) as url,
+        started(LITELLM_ENDPOINT=url, LOG_FORMAT="json", ANSWER_TIMEOUT_S=5, **KEY) as app,
+    ):
+        load(app, LEASE)
+        before = contents(app)
+        # Gradio's page is no part of it; /mcp has a description of its own, in its own form.
+        operations = sum(map(len, status(app, "/openapi.json")["paths"].values()))
+        command = [Path(sys.executable).parent / "schemathesis", "run", f"{app.url}/openapi.json"]
+        options = ["--checks", CHECKS, "--phases", "coverage,fuzzing", "--seed", "4", "--no-shrink"]
+        limit = ["--max-examples", str(2 * examples // operations), "--continue-on-failure"]
+        quiet = ["--suppress-health-check", "all", "--no-color"]
+        done = subprocess.run(
+            [*command, *options, *limit, *quiet], capture_output=True, text=True, cwd=folder
+        )
+        log = [json.loads(line) for line in app.log.split("\n") if line.startswith("{")]
+        requests = [line for line in log if line["message"] == "request"]
+        deleted = [r for r in requests if r["method"] == "DELETE" and r["status"] == 200]
+        taken = [r for r in requests if r["path"] == "/api/documents" and r["status"] == 202]
+        after = contents(app)
+        gone = [name for name in before if after.get(name) != before[name]]
+        new = set(after) - set(before)
+        lost = [*gone[len(deleted) + len(taken) :], *([] if taken else new)]
+        failed = sum(r["status"] >= 500 and r["status"] != 502 for r in requests)
+        return Fuzzed(len(requests), done.stdout + done.stderr, failed, lost)
+
+
+def contents(app: App) -> dict[str, Any]:
+    """What is found of each document, by name."""
+    names = [entry["document"] for entry in status(app, "/api/documents")]
+    return {n: [h["text"] for h in search(app, "a", 200, filter={"document": n})] for n in names}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_requests_made_from_the_description_break_nothing(tmp_path: Path) -> None:
+    found = fuzz(tmp_path)
+    assert found.examples >= EXAMPLES
+    assert found.failed == 0
+    assert found.lost == []
+    assert re.search(r"No issues found|0 failures|✅", found.report), found.report[-6000:]

@@ -1,0 +1,152 @@
+"""One answer is one trace: from the page through the app and LiteLLM to the model, and its score.
+
+The page is driven by a real browser, LiteLLM is the real proxy and reports to the same Langfuse; a
+receiver decodes what both send.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import live
+from tests.doubles.gateway import Gateway
+from tests.doubles.keycloak import Keycloak
+from tests.doubles.langfuse import Langfuse
+from tests.doubles.serve import running
+from tests.live import API_KEYS, APP_KEY, App, load, started, wait_until
+from tests.network import free_port
+from tests.test_litellm import KEY, LITELLM, answers, configuration
+from tests.test_page import MISSED
+from tests.test_page import browser as browser  # a fixture
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, MISSED]
+LEASE = {"lease.txt": "The rent is 900 pounds a month.\n\nNo dogs are allowed."}
+LANGFUSE_KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-double", "LANGFUSE_SECRET_KEY": "sk-lf-double"}
+PRICE = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
+
+
+@dataclass
+class World:
+    app: App
+    langfuse: Langfuse
+    gateway: Gateway
+    reports: bool
+
+
+@pytest.fixture(scope="module", params=["litellm-silent", "litellm-reports"])
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    gateway, langfuse, keycloak = Gateway(), Langfuse(), Keycloak()
+    reports = request.param == "litellm-reports"
+    folder = tmp_path_factory.mktemp("litellm")
+    with (
+        running(gateway.app) as model,
+        running(langfuse.app) as traces,
+        running(keycloak.app) as realm,
+        Proxy(folder, model, traces, reports) as litellm,
+    ):
+        keycloak.url = realm
+        models = {"LITELLM_ENDPOINT": litellm, "LITELLM_MASTER_KEY": KEY, "GATEWAY_TRACES": reports}
+        watched = {"LANGFUSE_HOST": traces, **LANGFUSE_KEYS}
+        closed = {"KEYCLOAK_URL": realm, "API_KEYS": API_KEYS}
+        with started(key=APP_KEY, **models, **watched, **closed) as app:
+            load(app, LEASE)
+            yield World(app, langfuse, gateway, reports)
+
+
+class Proxy:
+    """The real LiteLLM, which prices the model and, where it is told to, reports to Langfuse."""
+
+    def __init__(self, folder: Path, model: str, traces: str, reports: bool) -> None:
+        self._folder, self._traces, self._port = folder, traces, free_port()
+        config = configuration(model)
+        for entry in config["model_list"]:
+            entry["litellm_params"] |= PRICE
+        config["litellm_settings"] |= {
+            "include_cost_in_streaming_usage": True,
+            "forward_traceparent_to_llm_provider": True,
+        }
+        if reports:
+            config["litellm_settings"]["callbacks"] = ["langfuse_otel"]
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def __enter__(self) -> str:
+        path = f"{live.environment('litellm', LITELLM)}:{os.environ['PATH']}"
+        env = {
+            "PATH": path, "HOME": str(self._folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LANGFUSE_HOST": self._traces, **LANGFUSE_KEYS,
+        }  # fmt: skip
+        command = ["litellm", "--config", "config.yaml", "--host", "127.0.0.1"]
+        log = (self._folder / "log").open("wb")
+        self._process = subprocess.Popen(
+            [*command, "--port", str(self._port)], env=env, cwd=self._folder, stdout=log, stderr=log
+        )
+        address = f"http://127.0.0.1:{self._port}"
+        log_path = self._folder / "log"
+        wait_until(lambda: answers(self._process, log_path, f"{address}/health/liveliness"))
+        return address
+
+    def __exit__(self, *_: Any) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def test_an_answer_is_followed_from_the_page_to_the_model(world: World, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(world.app.url)  # signs on
+    page.get_by_label("Your question").fill("What is the rent a month?")
+    page.keyboard.press("Enter")
+    page.get_by_text("900 pounds a month [1]").first.wait_for(timeout=20_000)
+    page.get_by_role("button", name="Like", exact=True).click()
+    wait_until(lambda: world.langfuse.scores, 10)
+    page.close()
+
+    (score,) = world.langfuse.scores
+    assert (score["name"], score["value"]) == ("user-feedback", 1)
+    ours, theirs = wait_until(lambda: whole(world, score["traceId"]), 15)
+    root, retrieval = ours["chain"], ours["retriever"]
+    answer = ours["span" if theirs else "generation"]
+    assert root["parent_id"] is None
+    assert retrieval["parent_id"] == answer["parent_id"] == root["span_id"]
+    for span in ours.values():
+        assert span["attributes"]["user.id"] == "ann"
+        assert span["attributes"]["session.id"]
+        assert span["attributes"]["langfuse.trace.tags"] == ["page"]
+    asked = world.gateway.requests[-1].headers.get("traceparent", "")
+    if theirs:
+        litellm = theirs["litellm_request"]
+        assert litellm["parent_id"] == answer["span_id"]
+        assert float(litellm["attributes"]["llm.cost.total"]) > 0
+        assert asked == f"00-{score['traceId']}-{answer['span_id']}-01"
+        assert "langfuse.observation.cost_details" not in answer["attributes"]  # else it is twice
+    else:
+        cost = json.loads(answer["attributes"]["langfuse.observation.cost_details"])
+        tokens = json.loads(answer["attributes"]["langfuse.observation.usage_details"])
+        price = tokens["input"] * 0.001 + tokens["output"] * 0.002
+        assert cost["total"] == pytest.approx(price)
+
+
+Spans = dict[str, dict[str, Any]]
+
+
+def whole(world: World, trace: str) -> tuple[Spans, Spans] | None:
+    """The app's spans by kind and LiteLLM's by name, once all of them are there."""
+    found = [span for span in world.langfuse.spans if span["trace_id"] == trace]
+    ours = {
+        span["attributes"]["langfuse.observation.type"]: span
+        for span in found
+        if span["scope"] == "langfuse-sdk"
+    }
+    theirs = {span["name"]: span for span in found if span["scope"] == "litellm"}
+    wanted = {"litellm_request"} if world.reports else set[str]()
+    return (ours, theirs) if len(ours) == 3 and wanted <= set(theirs) else None
