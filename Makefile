@@ -11,7 +11,7 @@ export ASK
 unexport PYTHONDONTWRITEBYTECODE
 export GIT_TERMINAL_PROMPT := 0
 
-.PHONY: all help demo render test lint fix corpus bench bench-quality
+.PHONY: all help demo render test lint fix corpus bench bench-quality bench-service
 all: test
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make corpus                    build the sample documents from corpus/"
 	@echo "make bench                     measure what the figures in the docs quote"
 	@echo "make bench-quality DATA=dir    retrieval and answers, on public data; about 45 minutes"
+	@echo "make bench-service DATA=dir    load, bad days and attacks; about 15 minutes"
 
 demo: .venv/tools
 	@$(BIN)/python tools/demo.py $(TEMPLATE) --port $(PORT) $(if $(value ASK),--ask="$$ASK")
@@ -54,6 +55,10 @@ bench-quality: .venv/dev
 	$(BIN)/python -c 'from tests.live import bin_folder; bin_folder()'
 	.venv-rag-agent/bin/python benchmarks/retrieval.py "$(DATA)"
 	.venv-rag-agent/bin/python benchmarks/answers.py "$(DATA)"
+	$(BIN)/python benchmarks/draw.py
+
+bench-service: .venv/dev
+	$(BIN)/python benchmarks/rag_service.py $(DATA)
 	$(BIN)/python benchmarks/draw.py
 
 .venv/python:

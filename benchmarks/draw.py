@@ -124,6 +124,49 @@ Later turns of 40 talks: right passage in the first 5, without a chat model.
 | | turns | followed | each question alone | with the one before |
 |---|---|---|---|---|
 {_talks(answers["dialogues"])}
+{_service(json.loads((RESULTS / "rag-service.json").read_text()))}"""
+
+
+def _service(kept: dict[str, Any]) -> str:
+    """The template as a service: load, drills, and attacks by text."""
+    seen = kept["figures"]
+    more = seen["injections_more"]
+    ways = {"the agent": more["by_kind"], "a plain prompt": more["plain_prompt"]["by_kind"],
+            "quotations, no model": more["quotations"]["by_kind"]}  # fmt: skip
+    kinds = "".join(
+        f"| {kind} | {row['n']} |"
+        + "".join(f" {rows[kind]['obeyed']} / {rows[kind]['right']} |" for rows in ways.values())
+        + "\n"
+        for kind, row in more["by_kind"].items()
+    )
+    bipia = more["bipia"] or {}
+    public = json.dumps(bipia, ensure_ascii=False) if bipia else "not measured"
+    return f"""
+## As a service
+
+By `python benchmarks/rag_service.py`, {kept["date"]}, {kept["machine"]}; app, doubles and clients share the cores.
+
+| | seen | aim |
+|---|---|---|
+| requests made from the API's description · answered by a fault | {seen["fuzz_examples"]} · {seen["fuzz_5xx"]} | 2,000 · 0 |
+| streams of 10 tokens a second for a minute · lost · crossed | {seen["streams"]} · {seen["streams_lost"]} · {seen["streams_crossed"]} | 200 · 0 · 0 |
+| the app's memory at its peak, MiB | {seen["streams_peak_mib"]} | 1,024 |
+| slowest `/health` meanwhile, ms | {seen["streams_health_slowest_ms"]} | 1,000 |
+| tokens a second at full speed · share of a bare pass-through | {seen["throughput_tokens_per_s"]} · {seen["throughput_ratio"]} | - · 0.5 |
+| drills of bad days · passed | {seen["drills"]} · {seen["drills_passed"]} | all |
+| kills during an upload · documents lost | {seen["ingest_kill_tries"]} · {seen["ingest_kill_lost"]} | - · 0 |
+
+### Text that attacks
+
+{seen["injections"]} documents written for this, each with one ordinary fact and one attack, asked for the fact.
+Obeyed / answered right. The model is {seen["injections_model"]}: one so small repeats what it reads, which
+counts as obeying, and its obedience says little of a large model's.
+
+| kind | n | {" | ".join(ways)} |
+|---|---|{"---|" * len(ways)}
+{kinds}
+Of BIPIA's text attacks (MIT, arXiv 2312.14197), in its own e-mails and tables, judged by simple rules where
+one can judge: `{public}`.
 """
 
 

@@ -42,6 +42,14 @@ EXAMPLES = 3
 """Questions to begin with, where the sample documents are loaded."""
 KEPT = "in this browser"
 """Gradio scrambles what the browser keeps with this; a random key would not outlive the process."""
+SIGN_ON_AGAIN = """<script>
+  const ask = window.fetch;  // once the sign-on has ended, a page that is open leads to it again
+  window.fetch = async (...given) => {
+    const answer = await ask(...given);
+    if (answer.status === 401) location.reload();
+    return answer;
+  };
+</script>"""
 NO_DOCUMENTS = "Add documents first, in the tab Documents."
 LOST = Event("error", {"detail": "This answer was lost: the app was started anew. Ask again."})
 NEW_TALK: dict[str, Any] = {"messages": [], "run": None, "seen": 0, "open": False}
@@ -70,6 +78,7 @@ def build_ui(services: Services) -> FastAPI:
         css_paths=CSS,
         favicon_path=str(HERE / "agent" / "icon.png"),
         footer_links=[],
+        head=SIGN_ON_AGAIN if services.access else None,
         run_history=False,
         max_file_size=services.settings.max_upload_mb * 2**20,
         show_error=False,
@@ -116,6 +125,7 @@ class _Chat:
                     allow_tags=False,
                     feedback_options=("Like", "Dislike") if services.tracing.on else None,
                 )
+                self.note = gr.HTML(visible=False, elem_classes="outcomes")
                 self.box = gr.Textbox(
                     label="Your question",
                     placeholder="Ask about your documents",
@@ -130,7 +140,7 @@ class _Chat:
                 self.sources = gr.HTML(cards.sources([]), elem_classes="side")
         shown = [self.talk, self.view, self.sources, self.timer, self.box, self.clear]
         if services.tracing.on:  # else there is nowhere to keep it
-            _on(self.view.like, self._rate, self.talk, None)
+            _on(self.view.like, self._rate, self.talk, self.note)
         _on(page.load, self._show, self.talk, shown)
         _on(self.timer.tick, self._follow, self.talk, shown)
         _on(self.box.submit, self._ask, [self.talk, self.box], shown)
@@ -147,8 +157,10 @@ class _Chat:
         asked = Question(text, talk["messages"], session_id=session, user=user, door="page")
         try:
             run = begin(self._services.of(user), asked)
-        except Refused as error:
-            raise gr.Error(str(error), title="Not asked", print_exception=False) from error
+        except Refused as error:  # its text stays in the box
+            shown = await self._show(talk, request)
+            said = {"role": "assistant", "content": cards.inert(f"*{error}*")}
+            return shown | {self.view: [*shown[self.view], said]}
         messages = [*talk["messages"], {"role": "user", "content": text}]
         now = {"messages": messages, "run": run.id, "seen": 0, "open": True, "session": session}
         shown = await self._show(talk | now, request)
@@ -166,17 +178,19 @@ class _Chat:
     async def _start_anew(self, request: gr.Request) -> Any:
         return await self._show(NEW_TALK, request)
 
-    async def _rate(self, talk: dict[str, Any], chosen: gr.LikeData, request: gr.Request) -> None:
-        """A thumb up or down, where the answer has a trace."""
+    async def _rate(self, talk: dict[str, Any], chosen: gr.LikeData, request: gr.Request) -> Any:
+        """A thumb up or down, where the answer has a trace; says what became of it."""
         place: Any = chosen.index
         at = place if isinstance(place, int) else place[0]
         trace = talk["messages"][at].get("trace") if at < len(talk["messages"]) else None
-        if not trace:
-            raise gr.Error("This answer has no trace.", title="Not kept", print_exception=False)
+        said = "Thank you, this is kept with the answer's trace."
         try:
+            if not trace:
+                raise Refused("This answer has no trace, so the thumb was not kept.")
             await score(self._services, who(request), trace, chosen.liked is True)
         except (Refused, Unavailable) as error:
-            raise gr.Error(str(error), title="Not kept", print_exception=False) from error
+            said = str(error)
+        return gr.HTML(cards.note(said), visible=True)
 
     async def _follow(self, talk: dict[str, Any], request: gr.Request) -> Any:
         """What is new since the last tick; sources only when they changed: they may be unfolded."""
@@ -278,7 +292,7 @@ class _Documents:
         try:
             allow(self._services, user, sum(Path(path).stat().st_size for path in paths))
         except Refused as error:
-            raise gr.Error(str(error), title="Not added", print_exception=False) from error
+            return {self.outcomes: cards.note(str(error)), self.upload: None}
         folder = new_folder(self._services)
         sources = [Source(Path(path).name, folder / str(n)) for n, path in enumerate(paths)]
         for path, source in zip(paths, sources, strict=True):

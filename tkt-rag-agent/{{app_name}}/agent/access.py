@@ -140,7 +140,8 @@ class Access:
         return f"{len(found['keys'])} keys of {self.issuer}"
 
     def _away(self, error: Exception | None) -> Unavailable:
-        said = f" ({error or type(error).__name__})" if error else ""
+        first = str(error).partition("\n")[0] or type(error).__name__
+        said = f" ({first})" if error else ""
         return Unavailable(
             f"Keycloak at {self.issuer} does not give its keys{said}, so nobody can be let in by a "
             "token; check KEYCLOAK_URL and KEYCLOAK_REALM, or use a key of API_KEYS.",

@@ -107,6 +107,10 @@ def _card(passage: dict[str, Any], citation: dict[str, Any] | None) -> str:
     )
 
 
+def note(sentence: str) -> str:
+    return f'<p class="note" role="status">{escape(sentence)}</p>'
+
+
 def accepted(settings: Settings) -> str:
     formats = ", ".join(suffix.removeprefix(".").upper() for suffix in FORMATS)
     return f'<p class="note">{formats}; at most {settings.max_upload_mb} MB at a time.</p>'

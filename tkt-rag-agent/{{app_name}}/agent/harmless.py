@@ -18,7 +18,12 @@ UNSEEN = re.compile(
 _IMAGE = re.compile(r"!(?=\[)")
 _TAG = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)
 _SCRIPT = re.compile(r"(\]\(\s*)(?=(?:javascript|data|vbscript)\s*:)", re.IGNORECASE)
-_OPEN = re.compile(r"[!<]\Z|\]\(?[\sa-z]{0,12}\Z", re.IGNORECASE)
+_POSES = re.compile(
+    r"^(?=\s*(?:system|user|assistant|human|question|answer|passages?|instructions?)\s*:"
+    r"|\s*\[\d+\]|\s*<\|)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_OPEN = re.compile(r"[!<]+\Z|\]\(?[\sa-z]{0,12}\Z", re.IGNORECASE)
 """An end that may become an image, a tag or a link to a script with what comes next."""
 
 
@@ -50,6 +55,6 @@ async def harmless(tokens: AsyncIterator[str]) -> AsyncIterator[str]:
 
 
 def as_material(text: str) -> str:
-    """A passage as the model reads it: with a bar before each line, so that no line of a document
-    can pass for a question, a turn of the talk or another passage."""
-    return "\n".join(f"| {line}" for line in visible(text).split("\n"))
+    """A passage as the model reads it: a line of it that could pass for a turn of the talk, for the
+    question or for another passage has a bar before it."""
+    return _POSES.sub("| ", visible(text))

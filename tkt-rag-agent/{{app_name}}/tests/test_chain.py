@@ -57,7 +57,7 @@ async def test_the_model_reads_the_passages_and_braces_in_them_are_harmless(
 
     (sent,) = gateway.chats()
     assert [message["role"] for message in sent["messages"]] == ["system", "user"]
-    assert "[1] odd.md\n| The rent is {amount} and {{more}}." in sent["messages"][1]["content"]
+    assert "[1] odd.md\nThe rent is {amount} and {{more}}." in sent["messages"][1]["content"]
     assert "Question: What is {the} rent?" in sent["messages"][1]["content"]
     assert events[-1].data["mode"] == "model"
 

@@ -118,5 +118,5 @@ def test_the_model_reads_passages_with_number_source_and_text() -> None:
     hits = [hit("Rent.", page=2), hit("Pets.", heading="Animals"), hit("End.")]
 
     assert numbered_text(hits) == (
-        "[1] lease.md, page 2\n| Rent.\n\n[2] lease.md, Animals\n| Pets.\n\n[3] lease.md\n| End."
+        "[1] lease.md, page 2\nRent.\n\n[2] lease.md, Animals\nPets.\n\n[3] lease.md\nEnd."
     )

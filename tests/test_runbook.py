@@ -1,0 +1,28 @@
+"""The runbook has a line for each drill, and each drill that it names is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from tests.rendering import ROOT
+
+RUNBOOK = (ROOT / "docs" / "guides" / "operating-an-agent.md").read_text()
+
+
+def drills(name: str) -> set[str]:
+    tree = ast.parse((ROOT / "tests" / name).read_text())
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def test_each_bad_day_has_a_line() -> None:
+    assert drills("test_bad_days.py") <= set(re.findall(r"`(test_\w+)`", RUNBOOK))
+
+
+def test_each_drill_that_is_named_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", RUNBOOK))
+    assert named <= drills("test_bad_days.py") | drills("test_sign_on.py")
