@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,9 +18,10 @@ import httpx
 import pytest
 from joserfc.jwk import RSAKey
 
+from tests import live
 from tests.doubles.keycloak import OIDC, Keycloak
 from tests.doubles.serve import running
-from tests.live import API_KEYS, APP_KEY, App, started, wait_until
+from tests.live import API_KEYS, APP_KEY, App, load, started, wait_until
 from tests.network import free_port
 
 
@@ -280,3 +283,22 @@ def test_a_sign_on_without_keycloak_takes_keys_alone() -> None:
         assert world.get("/api/documents", "eyJ.x.y").status_code == 401
         with world.browser() as browser:
             assert "no KEYCLOAK_URL is set" in browser.get("/").text
+
+
+def test_the_command_line_asks_a_closed_app_with_its_key(tmp_path: Path) -> None:
+    with started(tmp_path, key=APP_KEY, AUTH="on", API_KEYS=API_KEYS) as app:
+        load(app, {"lease.txt": "The rent is 900 pounds a month."})
+        env = {"PORT": app.url.rpartition(":")[2], "DATA_DIR": str(tmp_path), "AUTH": "off"}
+        refused = asked(tmp_path, env)
+        assert (refused.returncode, "set ASK_KEY" in refused.stderr) == (1, True)
+        answer = asked(tmp_path, env | {"ASK_KEY": APP_KEY})
+        assert (answer.returncode, "900 pounds" in answer.stdout) == (0, True)
+
+
+def asked(folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`python -m agent.ask`, in an environment of its own."""
+    given = {name: str(value) for name, value in live._base(folder, None).items()} | env
+    command = [live.bin_folder() / "python", "-m", "agent.ask", "How much is the rent?"]
+    return subprocess.run(
+        command, cwd=live.rendered(), env=given, capture_output=True, text=True, timeout=60
+    )

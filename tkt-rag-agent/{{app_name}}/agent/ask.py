@@ -14,12 +14,14 @@ import httpx
 from agent.chain import Question, answer
 from agent.errors import Unavailable
 from agent.services import connect
-from agent.settings import Settings, read
+from agent.settings import PRIVATE, Settings, read
 
 
 def main(question: str) -> int:
     settings = read()
     try:
+        if settings.documents == "private":
+            raise Unavailable(f"{PRIVATE} Start the app, and set ASK_KEY to one of its keys.")
         done = asyncio.run(_in_process(settings, question))
     except Unavailable as error:
         done = _over_http(settings, question, error)
@@ -42,13 +44,19 @@ async def _in_process(settings: Settings, question: str) -> dict[str, Any]:
 
 
 def _over_http(settings: Settings, question: str, error: Exception) -> dict[str, Any]:
+    key = settings.ask_key.get_secret_value()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     app = f"http://127.0.0.1:{settings.port}"
+    given: dict[str, Any] = {"headers": headers, "timeout": 60}
     try:
-        reply = httpx.post(f"{app}/api/chat", json={"question": question}, timeout=60)
+        reply = httpx.post(f"{app}/api/chat", json={"question": question}, **given)
+        if reply.status_code == 401:
+            sys.exit("The running app keeps strangers out: set ASK_KEY to one of its keys.")
         answer: dict[str, Any] = reply.raise_for_status().json()
         if reply.status_code != 202:
             return answer
-        while (run := httpx.get(app + reply.headers["Location"]).json())["state"] == "running":
+        place = app + reply.headers["Location"]
+        while (run := httpx.get(place, **given).json())["state"] == "running":
             time.sleep(1)
         return dict(run["result"])
     except (httpx.HTTPError, ValueError):

@@ -9,7 +9,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +75,9 @@ class Gateway:
 
     async def stream(
         self, body: dict[str, Any], headers: dict[str, str] | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a streamed chat completion, none of an empty one; raises when it is cut.
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """The chunks of a streamed chat completion, as many at a time as have come; none of an
+        empty one. Raises when it is cut.
 
         Asked again where the gateway did not begin to answer: what has begun is paid for.
         """
@@ -90,13 +91,14 @@ class Gateway:
             async with aclosing(response):
                 if response.is_error:
                     raise self._refused(response.status_code, await response.aread())
-                async for line in _lines(response):
-                    if line.startswith(b"data:"):
-                        begun = True
-                        if line[5:].strip() == b"[DONE]":
-                            finished = True
+                async with aclosing(_lines(response)) as pieces:
+                    async for lines in pieces:
+                        data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+                        begun, finished = begun or bool(data), b"[DONE]" in data
+                        whole = data[: data.index(b"[DONE]")] if finished else data
+                        yield [_object(text) for text in whole]
+                        if finished:
                             break
-                        yield _object(line[5:])
         except (httpx.HTTPError, ValueError) as error:
             raise self._broken(error) from error
         if begun and not finished:
@@ -122,14 +124,43 @@ class Gateway:
         )
 
 
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _lines(response: httpx.Response) -> AsyncGenerator[list[bytes], None]:
     """Cut at line feeds alone: httpx cuts at U+2028 as well, which may stand in a token."""
     held = b""
-    async for data in response.aiter_bytes():
-        *lines, held = (held + data).split(b"\n")
-        for line in lines:
-            yield line
-    yield held
+    async with aclosing(_pieces(response)) as pieces:
+        async for data in pieces:
+            *lines, held = (held + data).split(b"\n")
+            yield lines
+    yield [held]
+
+
+async def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it comes. What came while the last piece was worked on is one piece, so that a
+    fast model costs less than a step of the loop for each token."""
+    waiting: list[bytes] = []
+    news = asyncio.Event()
+
+    async def read() -> None:
+        try:
+            async for data in response.aiter_bytes():
+                waiting.append(data)
+                news.set()
+        finally:
+            news.set()
+
+    reading = asyncio.create_task(read())
+    try:
+        while waiting or not reading.done():
+            await news.wait()
+            news.clear()
+            if waiting:
+                data = b"".join(waiting)
+                waiting.clear()
+                yield data
+        await reading  # raises what went wrong
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -220,18 +251,10 @@ class ChatModel:
             "stream_options": {"include_usage": True},
         }
         said = False
-        async for chunk in self._gateway.stream(body, headers):
-            if error := chunk.get("error"):
-                failed = f"The model {body['model']} failed in mid-answer ({error})."
-                raise Unavailable(failed, "model")
-            if counts := chunk.get("usage"):
-                usage.input = counts.get("prompt_tokens") or 0
-                usage.output = counts.get("completion_tokens") or 0
-                usage.dollars = counts.get("cost")
-            for choice in chunk.get("choices") or []:
-                if text := (choice.get("delta") or {}).get("content"):
-                    said = True
-                    yield text
+        async for chunks in self._gateway.stream(body, headers):
+            if text := "".join(_text(chunk, usage, self.used) for chunk in chunks):
+                said = True
+                yield text
         if not said:
             self._picker.forget()
             said_nothing = f"The model {self.used} answered with nothing"
@@ -253,6 +276,18 @@ class ChatModel:
         answer = await self._gateway.post("chat/completions", body, timeout=20)
         if not answer.get("choices"):
             raise Unavailable(f"The model {name} gives no choice.")
+
+
+def _text(chunk: dict[str, Any], usage: Usage, model: str) -> str:
+    """What a chunk adds to the answer; `usage` gets the counts of the one that has them."""
+    if error := chunk.get("error"):
+        raise Unavailable(f"The model {model} failed in mid-answer ({error}).", "model")
+    if counts := chunk.get("usage"):
+        usage.input = counts.get("prompt_tokens") or 0
+        usage.output = counts.get("completion_tokens") or 0
+        usage.dollars = counts.get("cost")
+    choices = chunk.get("choices") or []
+    return "".join((choice.get("delta") or {}).get("content") or "" for choice in choices)
 
 
 class EmbeddingModel:

@@ -18,6 +18,7 @@ UNSEEN = re.compile(
 _IMAGE = re.compile(r"!(?=\[)")
 _TAG = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)
 _SCRIPT = re.compile(r"(\]\(\s*)(?=(?:javascript|data|vbscript)\s*:)", re.IGNORECASE)
+_SPECIAL = re.compile(r"[^\x00-\x7f]|[!<\]]")
 _POSES = re.compile(
     r"^(?=\s*(?:system|user|assistant|human|question|answer|passages?|instructions?)\s*:"
     r"|\s*\[\d+\]|\s*<\|)",
@@ -41,7 +42,7 @@ async def harmless(tokens: AsyncIterator[str]) -> AsyncIterator[str]:
     """The tokens of an answer, visible and quiet; holds back an end that may become something."""
     held = ""
     async for token in tokens:
-        if not held and token.isascii() and not set(token) & set("!<]"):
+        if not held and not _SPECIAL.search(token):
             yield token
             continue
         held += visible(token)

@@ -22,7 +22,7 @@ from agent.access import User
 from agent.errors import Refused, Unavailable
 from agent.runs import Event, Run
 from agent.services import Services, connect
-from agent.settings import read
+from agent.settings import PRIVATE, read
 from agent.store import Entry
 
 LONGEST_NAME = 500
@@ -172,7 +172,11 @@ async def _main(folder: Path) -> int:
     if not sources:
         print(f"No documents in {folder}: it holds no {' '.join(extract.FORMATS)}.")
         return 1
-    services = connect(read())
+    settings = read()
+    if settings.documents == "private":
+        print(PRIVATE)
+        return 1
+    services = connect(settings)
     try:
         await services.store.tend()
         return await _show(services, sources)

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from agent import keys
 
 HERE = Path(__file__).resolve().parent.parent
+PRIVATE = "With DOCUMENTS=private documents are their users': ask and load them by page or API."
 CLUSTER_QDRANT = "http://qdrant.qdrant.svc.cluster.local:6333"
 CLUSTER_LITELLM = "http://litellm.litellm.svc.cluster.local/v1"
 CLUSTER_LLM_GATEWAY = "http://llm-proxy.thinkube-control.svc.cluster.local:8080/v1"
@@ -39,6 +40,8 @@ class Settings(BaseSettings):
     """Line under the heading of the page."""
     port: int = 7860
     """Where `python -m agent.ask` looks for a running app."""
+    ask_key: SecretStr = SecretStr("")
+    """One of the app's own keys, which `python -m agent.ask` sends to it."""
     data_dir: Path = HERE / "data"
     """Folder of the embedded Qdrant. In a pod it dies with the pod."""
 

@@ -94,7 +94,8 @@ class Gate:
 def _from_here(request: Request) -> bool:
     """Browsers send a cookie also for other sites' pages; then they name that site."""
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    known = {request.headers.get("host"), urlsplit(request.app.state.address).netloc}
+    return origin is None or urlsplit(origin).netloc in known
 
 
 def _refusal(request: Request, reason: str) -> Response:

@@ -66,5 +66,5 @@ def test_lines_that_pose_as_something_else_are_marked() -> None:
         "|   Question: why?",
         "| [7] other.md",
         "| <|im_start|>",
-        "Users: 2",
+        "Users: two",
     ]

@@ -101,6 +101,7 @@ class FakeGateway:
                     await part.wait()
                 else:
                     yield sse({"choices": [{"delta": {"content": part}}]})
+                    await asyncio.sleep(0.001)  # what comes at once is one token to the app
             yield sse({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
             yield b"data: [DONE]\n\n"
         except asyncio.CancelledError:
