@@ -14,7 +14,9 @@ def save(name: str, figures: dict[str, object]) -> None:
     """Print `figures` as a table and merge them into `results/NAME.json`."""
     path = FOLDER / f"{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {"command": "", "figures": {}}
-    command = " ".join(["python", *sys.argv])
+    script, *words = sys.argv
+    words = ["DATA" if Path(word).is_dir() else word for word in words]  # where it was is no matter
+    command = " ".join(["python", script, *words])
     commands = dict.fromkeys([*filter(None, before["command"].split("; ")), command])
     FOLDER.mkdir(exist_ok=True)
     record = {
