@@ -87,7 +87,10 @@ def test_auto_finds_the_model_that_chats_and_the_one_that_embeds(app: App) -> No
     assert [document["embedding"] for document in status(app, "/api/documents")] == ["meaning"]
 
 
-def test_an_answer_is_streamed_through_it(app: App, proxy: tuple[str, Gateway]) -> None:
+def test_an_answer_is_streamed_through_it(
+    app: App, proxy: tuple[str, Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy[1], "tokens_per_second", 10)  # what comes at once is one piece
     body = {"question": QUESTION, "stream": True}
     with app.http.stream("POST", "/api/chat", json=body) as response:
         events = list(live.frames(response.iter_lines()))

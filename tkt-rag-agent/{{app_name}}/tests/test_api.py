@@ -233,6 +233,7 @@ async def test_a_stream_ends_in_time_and_goes_on_where_it_was(
         assert [type for _, type, _ in first] == ["passages", "token"]
 
         go_on.set()
+        monkeypatch.setattr(runs, "SEGMENT_S", 10)
         path = f"/api/runs/{first[0][2]['run_id']}/events"
         rest = events((await client.get(path, headers={"Last-Event-ID": "2"})).text)
         assert [number for number, _, _ in rest] == [3, 4, 5]
