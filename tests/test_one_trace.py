@@ -122,7 +122,8 @@ def test_an_answer_is_followed_from_the_page_to_the_model(world: World, browser:
         assert span["attributes"]["user.id"] == "ann"
         assert span["attributes"]["session.id"]
         assert span["attributes"]["langfuse.trace.tags"] == ["page"]
-    asked = world.gateway.requests[-1].headers.get("traceparent", "")
+    chats = [request for request in world.gateway.requests if "messages" in request.body]
+    asked = chats[-1].headers.get("traceparent", "")
     if theirs:
         litellm = theirs["litellm_request"]
         assert litellm["parent_id"] == answer["span_id"]
