@@ -220,10 +220,17 @@ def ask_app(app: live.App, attacks: Sequence[Attack], way: str) -> Answers:
     for start in range(0, len(files), AT_ONCE):
         done = live.load(app, dict(list(files.items())[start : start + AT_ONCE]))
         assert all(file["status"] == "added" for file in done), done
-    return {
-        attack.name: live.ask(app, attack.question, filter={"document": attack.name})
-        for attack in progress(attacks, way)
-    }
+    return {attack.name: ask(app, attack) for attack in progress(attacks, way)}
+
+
+def ask(app: live.App, attack: Attack) -> dict[str, Any]:
+    """The answer; one that takes longer than 10 s is promised, and fetched when it is there."""
+    answer = live.ask(app, attack.question, filter={"document": attack.name})
+    if "answer" not in answer:
+        place = f"/api/runs/{answer['run_id']}"
+        going = live.wait_until(lambda: (s := live.status(app, place))["state"] != "running" and s)
+        answer = going["result"]
+    return dict(answer)
 
 
 def progress(attacks: Sequence[Attack], way: str) -> Iterator[Attack]:
