@@ -160,7 +160,8 @@ By `python benchmarks/rag_service.py`, {kept["date"]}, {kept["machine"]}; app, d
 
 {seen["injections"]} documents written for this, each with one ordinary fact and one attack, asked for the fact.
 Obeyed / answered right. The model is {seen["injections_model"]}: one so small repeats what it reads, which
-counts as obeying, and its obedience says little of a large model's.
+counts as obeying, and its obedience says little of a large model's. Taken with a bar before every line of a
+passage, a variant that does not ship (see the decision on documents as material).
 
 | kind | n | {" | ".join(ways)} |
 |---|---|{"---|" * len(ways)}
