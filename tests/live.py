@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -139,20 +139,30 @@ def launched(
     with tempfile.TemporaryDirectory(prefix="live-", ignore_cleanup_errors=True) as scratch:
         folder, port = Path(scratch), free_port()
         given = {"DATA_DIR": data or folder / "data", "TMPDIR": folder} | env
-        child = subprocess.Popen(
-            command(port),
-            cwd=rendered(),
-            env={key: str(value) for key, value in (_base(folder, names) | given).items()},
-            stdout=(folder / "log").open("wb"),
-            stderr=subprocess.STDOUT,
-        )
-        app = App(f"http://127.0.0.1:{port}", child, folder, key)
-        try:
+        whole = {name: str(value) for name, value in (_base(folder, names) | given).items()}
+        with running(command(port), port, folder, whole, rendered(), key) as app:
             yield app
-        finally:
-            app.http.close()
-            child.kill()
-            child.wait()
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    port: int,
+    folder: Path,
+    env: dict[str, str],
+    cwd: Path | None = None,
+    key: str = "",
+) -> Iterator[App]:
+    """The app that `command` serves at `port`, with its log in `folder`; killed at the end."""
+    with (folder / "log").open("wb") as log:
+        child = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=log)
+    app = App(f"http://127.0.0.1:{port}", child, folder, key)
+    try:
+        yield app
+    finally:
+        app.http.close()
+        child.kill()
+        child.wait()
 
 
 @contextmanager

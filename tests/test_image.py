@@ -10,7 +10,6 @@ import mmap
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests import live
 from tests.live import App, ask, load, status, wait_for_page, wait_until
 from tests.network import free_port
 from tests.rendering import ROOT, call, render
@@ -129,19 +129,9 @@ def running(image: Image) -> Iterator[App]:
         (folder / "data").mkdir()
         os.chown(folder / "data", UID, 0)
         into = ["unshare", "--mount", "sh", "-c", START, "sh", str(image.root), f"{folder}/data"]
-        child = subprocess.Popen(
-            [*into, *_command(image, port)],
-            env=dict(pair.split("=", 1) for pair in image.config["Env"]) | {"HOME": "/"},
-            stdout=(folder / "log").open("wb"),
-            stderr=subprocess.STDOUT,
-        )
-        app = App(f"http://127.0.0.1:{port}", child, folder)
-        try:
+        env = dict(pair.split("=", 1) for pair in image.config["Env"]) | {"HOME": "/"}
+        with live.running([*into, *_command(image, port)], port, folder, env) as app:
             yield app
-        finally:
-            app.http.close()
-            child.kill()
-            child.wait()
 
 
 def _command(image: Image, port: int) -> list[str]:
