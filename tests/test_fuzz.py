@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ LEASE = {"lease.txt": "The rent is 900 pounds a month.", "pets.md": "# Pets\n\nC
 class Fuzzed:
     examples: int
     report: str
+    code: int
+    """Schemathesis ends with 0 when it found nothing."""
     failed: int
     """How many answers were 5xx, as the app's own log has them."""
     lost: list[str]
@@ -58,7 +59,8 @@ def fuzz(folder: Path, examples: int = EXAMPLES) -> Fuzzed:
         new = set(after) - set(before)
         lost = [*gone[len(deleted) + len(taken) :], *([] if taken else new)]
         failed = sum(r["status"] >= 500 and r["status"] != 502 for r in requests)
-        return Fuzzed(len(requests), done.stdout + done.stderr, failed, lost)
+        report = done.stdout + done.stderr
+        return Fuzzed(len(requests), report, done.returncode, failed, lost)
 
 
 def contents(app: App) -> dict[str, Any]:
@@ -74,4 +76,4 @@ def test_requests_made_from_the_description_break_nothing(tmp_path: Path) -> Non
     assert found.examples >= EXAMPLES
     assert found.failed == 0
     assert found.lost == []
-    assert re.search(r"No issues found|0 failures|✅", found.report), found.report[-6000:]
+    assert found.code == 0, found.report[-6000:]
