@@ -59,6 +59,7 @@ def test_without_keycloak_everybody_is_let_in() -> None:
     with started() as app:
         assert app.http.get("/api/documents").status_code == 200
         assert app.http.get("/metrics").status_code == 200
+        assert app.http.get("/auth/logout").headers["location"] == "/"
 
 
 def test_a_stranger_sees_health_and_nothing_else(world: Closed) -> None:

@@ -204,6 +204,8 @@ async def ready(request: Request) -> schemas.Ready:
     found = await probe(here.checks())
     here.measures.looked(found)
     mode = "model" if here.model and found["model"]["ok"] else "extractive"
+    if request.app.state.failed:  # it takes questions, but its page or its tools are not there
+        found["page"] = {"ok": False, "detail": request.app.state.trouble}
     all_well = all(service["ok"] for service in found.values())
     return schemas.Ready.model_validate({"ready": all_well, "mode": mode, "services": found})
 

@@ -47,10 +47,8 @@ class Access:
         client_id: str,
         accepted: set[str],
         api_keys: dict[str, str],
-        transport: Any = None,
     ) -> None:
-        """`accepted`: further clients whose tokens are taken, `*` for all; `transport` is a test's
-        way to be the realm."""
+        """`accepted`: further clients whose tokens are taken, `*` for all."""
         from authlib.integrations.starlette_client import OAuth
 
         self.issuer = issuer
@@ -64,7 +62,7 @@ class Access:
             client_id=client_id,
             server_metadata_url=f"{issuer}/.well-known/openid-configuration",
             code_challenge_method="S256",
-            client_kwargs={"scope": "openid", "timeout": 5, "transport": transport},
+            client_kwargs={"scope": "openid", "timeout": 5},
         )
 
     async def user(self, credential: str) -> User:

@@ -159,9 +159,11 @@ async def callback(request: Request) -> Response:
 @router.get("/logout")
 async def logout(request: Request) -> Response:
     """Sign off here and at Keycloak."""
-    request.session.clear()
     access = await request.app.state.access()
-    if access is None or not access.issuer:
+    if access is None:  # nobody signs on, so there is no session
+        return RedirectResponse("/")
+    request.session.clear()
+    if not access.issuer:
         return RedirectResponse("/")
     try:
         target = await access.realm.create_logout_url(

@@ -283,6 +283,24 @@ async def test_ready_names_the_service_that_is_down(
         assert worse["services"]["qdrant"]["detail"] == "does not answer within 0.05 s"
 
 
+async def test_ready_says_that_the_page_could_not_be_built(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Services) -> None:
+        raise RuntimeError("no disk")
+
+    async with api(services) as client:
+        monkeypatch.setattr(app, "_build_page", broken)
+        for _ in range(100):
+            found = (await client.get("/ready")).json()
+            if "page" in found["services"]:
+                break
+            await asyncio.sleep(0.01)
+
+    assert not found["ready"]
+    assert "no disk" in found["services"]["page"]["detail"]
+
+
 async def test_without_a_model_ready_is_true_and_says_that_none_is_configured(
     services: Services,
 ) -> None:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.harmless import as_material, harmless, quiet, visible
+from agent import extract
+from agent.harmless import UNSEEN, as_material, harmless, quiet, visible
 
 pytestmark = pytest.mark.anyio
 LEFT = "An answer, with [1] and a < b, 5 > 3! It says so [2]. See [the page](https://a.example/b)."
@@ -68,3 +69,8 @@ def test_lines_that_pose_as_something_else_are_marked() -> None:
         "| <|im_start|>",
         "Users: two",
     ]
+
+
+def test_what_nobody_sees_is_the_same_when_a_file_is_read() -> None:
+    """extract.py runs as a script in a child process, so it imports nothing and has its own."""
+    assert extract._UNSEEN in UNSEEN.pattern
