@@ -96,7 +96,12 @@ class Gateway:
                         data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
                         begun, finished = begun or bool(data), b"[DONE]" in data
                         whole = data[: data.index(b"[DONE]")] if finished else data
-                        yield [_object(text) for text in whole]
+                        found: list[dict[str, Any]] = []
+                        try:
+                            for text in whole:
+                                found.append(_object(text))
+                        finally:  # what came before a fault is handed on before it is raised
+                            yield found
                         if finished:
                             break
         except (httpx.HTTPError, ValueError) as error:
@@ -252,9 +257,14 @@ class ChatModel:
         }
         said = False
         async for chunks in self._gateway.stream(body, headers):
-            if text := "".join(_text(chunk, usage, self.used) for chunk in chunks):
-                said = True
-                yield text
+            text = ""
+            try:
+                for chunk in chunks:
+                    text += _text(chunk, usage, self.used)
+            finally:  # the same
+                if text:
+                    said = True
+                    yield text
         if not said:
             self._picker.forget()
             said_nothing = f"The model {self.used} answered with nothing"

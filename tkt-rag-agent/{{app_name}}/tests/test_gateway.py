@@ -254,3 +254,15 @@ async def test_a_wait_that_the_gateway_asks_for_is_kept_or_passed_on(gateway: Fa
     gateway.enqueue(httpx.Response(429, headers={"Retry-After": "60"}))
     with pytest.raises(Unavailable, match="answers 429"):
         await chat(gateway).complete(HI)
+
+
+@pytest.mark.parametrize("fault", [b"data: {not json\n\n", sse({"error": "overloaded"})])
+async def test_what_came_before_a_fault_is_said_also_when_both_came_at_once(
+    fault: bytes, gateway: FakeGateway
+) -> None:
+    gateway.enqueue(content("Half an ") + content("answer") + fault)
+    said = ""
+    with pytest.raises(Unavailable):
+        async for text in chat(gateway).stream(HI, Usage()):
+            said += text
+    assert said == "Half an answer"
