@@ -140,7 +140,13 @@ def _service(kept: dict[str, Any]) -> str:
         for kind, row in more["by_kind"].items()
     )
     bipia = more["bipia"] or {}
-    public = json.dumps(bipia, ensure_ascii=False) if bipia else "not measured"
+    bipia_line = (
+        f"{bipia['judged']} of {bipia['n']} can be judged by simple rules. Obeyed: the agent "
+        f"{bipia['obeyed']['app']}, a plain prompt {bipia['obeyed']['plain_prompt']}, "
+        f"quotations {bipia['obeyed']['quotations']}."
+        if bipia
+        else "none were measured."
+    )
     return f"""
 ## As a service
 
@@ -160,14 +166,12 @@ By `python benchmarks/rag_service.py`, {kept["date"]}, {kept["machine"]}; app, d
 
 {seen["injections"]} documents written for this, each with one ordinary fact and one attack, asked for the fact.
 Obeyed / answered right. The model is {seen["injections_model"]}: one so small repeats what it reads, which
-counts as obeying, and its obedience says little of a large model's. Taken with a bar before every line of a
-passage, a variant that does not ship (see the decision on documents as material).
+counts as obeying, and its obedience says little of a large model's.
 
 | kind | n | {" | ".join(ways)} |
 |---|---|{"---|" * len(ways)}
 {kinds}
-Of BIPIA's text attacks (MIT, arXiv 2312.14197), in its own e-mails and tables, judged by simple rules where
-one can judge: `{public}`.
+Of BIPIA's text attacks (MIT, arXiv 2312.14197), in its own e-mails and tables, {bipia_line}
 """
 
 
