@@ -1,4 +1,4 @@
-"""A rendered tkt-rag-agent to live in: rendered, installed, started, talked to.
+"""A rendered app to live in, tkt-rag-agent or another: rendered, installed, started, talked to.
 
     with started(LITELLM_ENDPOINT=url, LITELLM_MASTER_KEY="sk-double") as app:
         load(app, {"lease.md": "The rent is 900 pounds."})
@@ -33,6 +33,7 @@ import httpx
 from tests.network import free_port
 from tests.rendering import ROOT, render
 
+RAG, VLLM = "tkt-rag-agent", "tkt-vllm-gradio"
 GUARD = Path(__file__).resolve().parent / "guard"
 READY_S = 60
 KEY = {"LITELLM_MASTER_KEY": "sk-double"}
@@ -43,19 +44,22 @@ API_KEYS = f"test:{hashlib.sha256(APP_KEY.encode()).hexdigest()}"
 
 
 @cache
-def rendered() -> Path:
+def rendered(template: str = RAG) -> Path:
     """The app's folder, rendered once a session, without trust."""
-    folder = Path(tempfile.mkdtemp(prefix="rag-agent-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{template}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    render(ROOT / "tkt-rag-agent", folder, project_name="live")
+    render(ROOT / template, folder, project_name="live")
     return folder / "live"
 
 
 @cache
-def bin_folder() -> Path:
-    """Programs of an environment with the app's own requirements and those of its local model."""
-    files = [rendered() / "requirements.txt", rendered() / "requirements-local.txt"]
-    return environment("rag-agent", [w for file in files for w in ("--requirement", file)])
+def bin_folder(template: str = RAG) -> Path:
+    """Programs of an environment with the app's own requirements, and what a laptop adds."""
+    files = [rendered(template) / "requirements.txt"]
+    if (local := rendered(template) / "requirements-local.txt").exists():
+        files.append(local)
+    wanted = [word for file in files for word in ("--requirement", file)]
+    return environment(template.removeprefix("tkt-"), wanted)
 
 
 def environment(name: str, wanted: list[Any]) -> Path:
@@ -132,15 +136,22 @@ def _is_no_503(response: httpx.Response) -> None:
 
 @contextmanager
 def launched(
-    data: Path | None = None, names: dict[str, int] | None = None, key: str = "", **env: Any
+    data: Path | None = None,
+    names: dict[str, int] | None = None,
+    key: str = "",
+    template: str = RAG,
+    port: int = 0,
+    **env: Any,
 ) -> Iterator[App]:
     """A process that was just started; nobody has waited for it. `data` outlives it when given,
-    `names` are those of servers on this machine: {"host:port": local port}."""
+    port 0 is a free one; `names` are those of servers here: {"host:port": local port}."""
     with tempfile.TemporaryDirectory(prefix="live-", ignore_cleanup_errors=True) as scratch:
-        folder, port = Path(scratch), free_port()
+        folder, port = Path(scratch), port or free_port()
         given = {"DATA_DIR": data or folder / "data", "TMPDIR": folder} | env
-        whole = {name: str(value) for name, value in (_base(folder, names) | given).items()}
-        with running(command(port), port, folder, whole, rendered(), key) as app:
+        whole = {
+            name: str(value) for name, value in (_base(folder, names, template) | given).items()
+        }
+        with running(command(port, template), port, folder, whole, rendered(template), key) as app:
             yield app
 
 
@@ -167,10 +178,14 @@ def running(
 
 @contextmanager
 def started(
-    data: Path | None = None, names: dict[str, int] | None = None, key: str = "", **env: Any
+    data: Path | None = None,
+    names: dict[str, int] | None = None,
+    key: str = "",
+    template: str = RAG,
+    **env: Any,
 ) -> Iterator[App]:
     """An app that takes questions; its page may still be on its way."""
-    with launched(data, names, key, **env) as app:
+    with launched(data, names, key, template, **env) as app:
         wait_until(lambda: _has_started(app))
         yield app
 
@@ -181,18 +196,18 @@ def _has_started(app: App) -> bool:
     return bool(ready) and "app" not in ready["services"]
 
 
-def _base(folder: Path, names: dict[str, int] | None) -> dict[str, Any]:
+def _base(folder: Path, names: dict[str, int] | None, template: str) -> dict[str, Any]:
     return {
-        "PATH": f"{bin_folder()}:/usr/bin:/bin",
+        "PATH": f"{bin_folder(template)}:/usr/bin:/bin",
         "PYTHONPATH": GUARD,
         "REFUSED_LOG": folder / "refused",
         "NAMES": json.dumps(names or {}),
     }
 
 
-def command(port: int) -> list[str]:
+def command(port: int, template: str = RAG) -> list[str]:
     """CMD of the Containerfile, at another port, and on this machine alone."""
-    found = re.search(r"^CMD (\[.+\])$", (rendered() / "Containerfile").read_text(), re.M)
+    found = re.search(r"^CMD (\[.+\])$", (rendered(template) / "Containerfile").read_text(), re.M)
     assert found, "The Containerfile has no CMD in its exec form."
     words: list[str] = json.loads(found[1])
     words[words.index("--port") + 1] = str(port)

@@ -82,15 +82,16 @@ def test_a_redeploy_without_edits_changes_nothing(program, published, tmp_path):
 def test_a_redeploy_keeps_what_the_readme_says_it_keeps(program, published, tmp_path):
     app = tmp_path / "app"
     newer(program, published, app)
-    kept = ["agent/prompts.py", "app.env", "golden.jsonl"]
-    lost = ["agent/chain.py", "app.py", "ui.py", "Dockerfile", "requirements.txt"]
-    for name in [*kept, *lost, "agent/my_own_tool.py", "sample/my-own.txt"]:
+    there = files(app / "demo-app")
+    kept = [n for n in ("agent/prompts.py", "app.env", "golden.jsonl") if n in there]
+    lost = ["agent/runs.py", "app.py", "ui.py", "Dockerfile", "requirements.txt"]
+    for name in [*kept, *lost, "agent/my_own_tool.py", "agent/my-own.txt"]:
         path = app / "demo-app" / name
         path.write_text(path.read_text() + "\n# mine\n" if path.exists() else "# mine\n")
     commit_all(app)
     newer(program, published, app)
     mine = {name for name, data in files(app / "demo-app").items() if data.endswith(b"# mine\n")}
-    assert mine - {"Containerfile"} == {*kept, "agent/my_own_tool.py", "sample/my-own.txt"}
+    assert mine - {"Containerfile"} == {*kept, "agent/my_own_tool.py", "agent/my-own.txt"}
     readme = (app / "README.md").read_text()
     row = next(line for line in readme.splitlines() if "stay as you edited them" in line)
     assert all(f"`{name}`" in row for name in kept)

@@ -8,13 +8,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.live import bin_folder  # noqa: E402
+from tests.rendering import TEMPLATES  # noqa: E402
 
 
 def main() -> int:
-    app = ROOT / "tkt-rag-agent" / "{{app_name}}"
     mypy = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
-    python = ["--python-executable", str(bin_folder() / "python")]
-    return subprocess.run([*mypy, *python, "agent", "app.py", "mcp_tools.py"], cwd=app).returncode
+    codes = []
+    for template in TEMPLATES:
+        app = ROOT / template / "{{app_name}}"
+        doors = [door for door in ("app.py", "ui.py", "mcp_tools.py") if (app / door).exists()]
+        python = ["--python-executable", str(bin_folder(template) / "python")]
+        codes.append(subprocess.run([*mypy, *python, "agent", *doors], cwd=app).returncode)
+    return max(codes)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ doctor        what is wrong?
 harmless      what text from elsewhere may not do
 feedback      whether a reader found an answer right
 access        who somebody is; sign_on is the gate, keys are for programs
+tokens        a token for the platform's own services
 limits        how much one user may ask for
 measures      what Prometheus sees
 logs          what the process writes to its log

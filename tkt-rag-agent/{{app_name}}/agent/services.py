@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import socket
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from agent.measures import Measures
 from agent.runs import Runs
 from agent.settings import CLUSTER_QDRANT, Settings
 from agent.store import Store
+from agent.tokens import KeycloakToken
 from agent.tracing import Tracing
 
 
@@ -180,7 +180,7 @@ def _resolves(url: str) -> bool:
 
 def _gateway_client(settings: Settings) -> httpx.AsyncClient:
     key = settings.litellm_master_key.get_secret_value()
-    auth = None if key or settings.litellm_endpoint else KeycloakToken(settings)
+    auth = None if key or settings.litellm_endpoint else keycloak_token(settings)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
     return httpx.AsyncClient(
@@ -188,47 +188,11 @@ def _gateway_client(settings: Settings) -> httpx.AsyncClient:
     )
 
 
-class KeycloakToken(httpx.Auth):
-    """A token for the platform's own gateway, made from what the platform injects into each pod.
-
-    It is fetched by the password grant when it is first needed, kept, and renewed before it expires
-    or when it is refused.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._token = ""
-        self._expires = 0.0
-
-    async def async_auth_flow(
-        self, request: httpx.Request
-    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        if time.monotonic() >= self._expires:
-            await self._keep((yield self._token_request()))
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        response = yield request
-        if response.status_code == 401:
-            await self._keep((yield self._token_request()))
-            request.headers["Authorization"] = f"Bearer {self._token}"
-            yield request
-
-    def _token_request(self) -> httpx.Request:
-        settings = self._settings
-        form = {
-            "grant_type": "password",
-            "scope": "openid",
-            "client_id": settings.mlflow_keycloak_client_id,
-            "client_secret": settings.mlflow_client_secret.get_secret_value(),
-            "username": settings.mlflow_auth_username,
-            "password": settings.mlflow_auth_password.get_secret_value(),
-        }
-        realm = f"{settings.keycloak_url.rstrip('/')}/realms/{settings.keycloak_realm}"
-        return httpx.Request("POST", f"{realm}/protocol/openid-connect/token", data=form)
-
-    async def _keep(self, response: httpx.Response) -> None:
-        await response.aread()
-        token = {} if response.is_error else response.json()
-        if "access_token" not in token:
-            raise httpx.HTTPError(f"Keycloak answers {response.status_code} and gives no token")
-        self._token = token["access_token"]
-        self._expires = time.monotonic() + token.get("expires_in", 60) - 30
+def keycloak_token(settings: Settings) -> KeycloakToken:
+    return KeycloakToken(
+        settings.issuer,
+        settings.mlflow_keycloak_client_id,
+        settings.mlflow_client_secret.get_secret_value(),
+        settings.mlflow_auth_username,
+        settings.mlflow_auth_password.get_secret_value(),
+    )

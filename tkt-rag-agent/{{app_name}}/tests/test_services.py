@@ -14,7 +14,7 @@ import pytest
 from agent import services as module
 from agent.errors import Unavailable
 from agent.gateway import ChatModel, Gateway
-from agent.services import KeycloakToken, connect, with_port
+from agent.services import connect, keycloak_token, with_port
 from agent.settings import CLUSTER_LLM_GATEWAY, CLUSTER_QDRANT, Settings
 
 pytestmark = pytest.mark.anyio
@@ -233,7 +233,7 @@ async def test_no_secret_is_ever_printed_or_logged(
     caplog.set_level(logging.DEBUG)
     chosen = settings(folder, litellm_master_key="sk-hidden", **POD)
     client, _ = sent_with(settings(folder, **POD))
-    token = KeycloakToken(chosen)
+    token = keycloak_token(chosen)
 
     await Gateway(client).models()
     services = connect(chosen)
