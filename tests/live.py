@@ -59,12 +59,15 @@ def bin_folder(template: str = RAG) -> Path:
     if (local := rendered(template) / "requirements-local.txt").exists():
         files.append(local)
     wanted = [word for file in files for word in ("--requirement", file)]
-    return environment(template.removeprefix("tkt-"), wanted)
+    small = rendered(template) / "requirements-small.txt"  # what it would bring along is not needed
+    alone = ["--no-deps", "--requirement", small] if small.exists() else []
+    return environment(template.removeprefix("tkt-"), wanted, alone)
 
 
-def environment(name: str, wanted: list[Any]) -> Path:
-    """`bin` of the virtual environment `.venv-NAME`, made anew when what is wanted has changed."""
-    contents = [w.read_text() if isinstance(w, Path) else w for w in wanted]
+def environment(name: str, *wanted: list[Any]) -> Path:
+    """`bin` of the virtual environment `.venv-NAME`, made anew when what is wanted has changed.
+    Each list is what one call of `uv pip install` gets."""
+    contents = [w.read_text() if isinstance(w, Path) else w for words in wanted for w in words]
     key = hashlib.sha256(json.dumps([sys.version, *contents]).encode()).hexdigest()
     venv = ROOT / f".venv-{name}"
     made_for = venv / "made-for"
@@ -73,7 +76,8 @@ def environment(name: str, wanted: list[Any]) -> Path:
             uv = [sys.executable, "-m", "uv", "--quiet"]
             subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, venv], check=True)
             into = ["--compile-bytecode", "--python", venv / "bin" / "python"]
-            subprocess.run([*uv, "pip", "install", *into, *wanted], check=True)
+            for words in filter(None, wanted):
+                subprocess.run([*uv, "pip", "install", *into, *words], check=True)
             made_for.write_text(key)
     return venv / "bin"
 

@@ -308,8 +308,9 @@ def test_the_talk_is_longer_than_the_model_can_read(tmp_path: Path) -> None:
         refused = here.chat(max_tokens=CONFIG["max_position_embeddings"] + 1)
         assert refused.status_code == 400
         assert "max_model_len" in refused.json()["error"]["message"]
-        said = detail(here.say(max_tokens=9000))
-        assert "The engine refuses this" in said
+        said = here.say(max_tokens=9000)
+        assert said.status_code == 422
+        assert "The engine refuses this" in said.json()["detail"]
 
 
 def test_an_empty_or_broken_answer_of_the_engine_is_said(tmp_path: Path) -> None:

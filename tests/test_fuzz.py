@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.doubles.gateway import Gateway
+from tests.doubles.hub import Hub
 from tests.doubles.serve import running
 from tests.live import KEY, App, load, search, started, status
+from tests.serving import served
 
 EXAMPLES = 2000
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
@@ -28,7 +30,8 @@ class Fuzzed:
     """Schemathesis ends with 0 when it found nothing."""
     failed: int
     """How many answers were 5xx, as the app's own log has them."""
-    lost: list[str]
+    requests: list[dict[str, Any]]
+    lost: list[str] = field(default_factory=list)
     """Documents that changed or went without a call that succeeded in it."""
 
 
@@ -41,26 +44,30 @@ def fuzz(folder: Path, examples: int = EXAMPLES) -> Fuzzed:
     ):
         load(app, LEASE)
         before = contents(app)
-        # Gradio's page is no part of it; /mcp has a description of its own, in its own form.
-        operations = sum(map(len, status(app, "/openapi.json")["paths"].values()))
-        command = [Path(sys.executable).parent / "schemathesis", "run", f"{app.url}/openapi.json"]
-        options = ["--checks", CHECKS, "--phases", "coverage,fuzzing", "--seed", "4", "--no-shrink"]
-        limit = ["--max-examples", str(2 * examples // operations), "--continue-on-failure"]
-        quiet = ["--suppress-health-check", "all", "--no-color"]
-        done = subprocess.run(
-            [*command, *options, *limit, *quiet], capture_output=True, text=True, cwd=folder
-        )
-        log = [json.loads(line) for line in app.log.split("\n") if line.startswith("{")]
-        requests = [line for line in log if line["message"] == "request"]
-        deleted = [r for r in requests if r["method"] == "DELETE" and r["status"] == 200]
-        taken = [r for r in requests if r["path"] == "/api/documents" and r["status"] == 202]
+        found = thrown_at(app, folder, examples)
         after = contents(app)
+        deleted = [r for r in found.requests if r["method"] == "DELETE" and r["status"] == 200]
+        taken = [r for r in found.requests if r["path"] == "/api/documents" and r["status"] == 202]
         gone = [name for name in before if after.get(name) != before[name]]
         new = set(after) - set(before)
-        lost = [*gone[len(deleted) + len(taken) :], *([] if taken else new)]
-        failed = sum(r["status"] >= 500 and r["status"] != 502 for r in requests)
-        report = done.stdout + done.stderr
-        return Fuzzed(len(requests), report, done.returncode, failed, lost)
+        found.lost = [*gone[len(deleted) + len(taken) :], *([] if taken else new)]
+        return found
+
+
+def thrown_at(app: App, folder: Path, examples: int) -> Fuzzed:
+    """Gradio's page is no part of it; /mcp has a description of its own, in its own form."""
+    operations = sum(map(len, status(app, "/openapi.json")["paths"].values()))
+    command = [Path(sys.executable).parent / "schemathesis", "run", f"{app.url}/openapi.json"]
+    options = ["--checks", CHECKS, "--phases", "coverage,fuzzing", "--seed", "4", "--no-shrink"]
+    limit = ["--max-examples", str(2 * examples // operations), "--continue-on-failure"]
+    quiet = ["--suppress-health-check", "all", "--no-color"]
+    done = subprocess.run(
+        [*command, *options, *limit, *quiet], capture_output=True, text=True, cwd=folder
+    )
+    log = [json.loads(line) for line in app.log.split("\n") if line.startswith("{")]
+    requests = [line for line in log if line["message"] == "request"]
+    failed = sum(r["status"] >= 500 and r["status"] != 502 for r in requests)
+    return Fuzzed(len(requests), done.stdout + done.stderr, done.returncode, failed, requests)
 
 
 def contents(app: App) -> dict[str, Any]:
@@ -77,3 +84,16 @@ def test_requests_made_from_the_description_break_nothing(tmp_path: Path) -> Non
     assert found.failed == 0
     assert found.lost == []
     assert found.code == 0, found.report[-6000:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_they_break_nothing_in_a_model_server_either(tmp_path: Path) -> None:
+    free = {"LOG_FORMAT": "json", "ANSWER_TIMEOUT_S": 5, "MAX_LORA_RANK": 8}
+    with running(Hub({}).app) as url, served(tmp_path, HF_ENDPOINT=url, **free) as here:
+        found = thrown_at(here.app, tmp_path, EXAMPLES)
+        assert found.examples >= EXAMPLES
+        assert found.failed == 0
+        assert found.code == 0, found.report[-6000:]
+        assert here.state["starts"] == 1
+        assert here.say().status_code == 200

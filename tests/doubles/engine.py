@@ -923,6 +923,9 @@ async def _body(request: Request, **required: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         problem = ("json_invalid", f"body.{error.pos}", "JSON decode error", "<dict of 0 items>")
         raise Refusal(_invalid(problem, more={"ctx": {"error": error.msg}})) from None
+    except UnicodeDecodeError:
+        broken = "There was an error parsing the body"
+        raise Refusal(_error(400, "Bad Request", broken)) from None
     request.scope["received"].body = body
     if not isinstance(body, dict):
         text = "Input should be a valid dictionary or object to extract fields from"
@@ -933,8 +936,30 @@ async def _body(request: Request, **required: str) -> dict[str, Any]:
         if not isinstance(body[name], {"list": list, "string": str}[wanted]):
             text, given = f"Input should be a valid {wanted}", _size(body[name])
             raise Refusal(_invalid((f"{wanted}_type", f"body.{name}", text, given)))
+    _types(body)
     _whole_numbers(body)
     return body
+
+
+def _types(body: dict[str, Any]) -> None:
+    """What the real server's models refuse, as far as an answer would stumble over it here."""
+    wanted: dict[str, Any] = {
+        "model": ("string", str), "stream": ("boolean", bool), "stream_options": ("dict", dict),
+        "prompt": ("string", str | list),
+    }  # fmt: skip
+    for name, (words, kind) in wanted.items():
+        if not isinstance(given := body.get(name), kind | None):
+            text = f"Input should be a valid {words}"
+            raise Refusal(_invalid((f"{words}_type", f"body.{name}", text, _size(given))))
+    for n, message in enumerate(body.get("messages") or []):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            text, given = "Field required", _size(message)
+            raise Refusal(_invalid(("missing", f"body.messages.{n}.role", text, given)))
+        parts = message.get("content")
+        whole = not isinstance(parts, list) or all(isinstance(part, dict) for part in parts)
+        if not whole or not isinstance(parts, str | list | None):
+            text, given = "Input should be a valid string", _size(message["content"])
+            raise Refusal(_invalid(("string_type", f"body.messages.{n}.content", text, given)))
 
 
 def _whole_numbers(body: dict[str, Any]) -> None:

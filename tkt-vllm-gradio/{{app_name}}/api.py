@@ -38,7 +38,7 @@ async def chat(body: schemas.ChatRequest, here: Services, user: CurrentUser) -> 
         started = schemas.Started(run_id=run.id, detail=detail)
         return JSONResponse(started.model_dump(), 202, {"Location": place})
     if last.type == "error":
-        raise Unavailable(last.data["detail"])
+        raise (Refused if last.data.get("refused") else Unavailable)(last.data["detail"])
     return JSONResponse(last.data)
 
 

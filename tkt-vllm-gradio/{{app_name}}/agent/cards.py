@@ -48,7 +48,8 @@ def pace(done: Event) -> str:
     """Tokens a second, their number, and the wait for the first one."""
     data = done.data
     parts = [f"{data['tokens_per_s']:.0f} tokens a second"] if data["tokens_per_s"] else []
-    parts.append(f"{data['usage']['output']:,} tokens")
+    written = data["usage"]["output"]
+    parts.append(f"{written:,} token{'' if written == 1 else 's'}")
     if data["first_token_s"] is not None:
         parts.append(f"the first after {data['first_token_s']:.2f} s")
     if data["finish_reason"] == "length":

@@ -4,7 +4,7 @@
     thought    {"text"}: what a model that reasons says to itself first
     done       {"answer", "thought", "model", "finish_reason", "usage", "first_token_s",
                 "tokens_per_s", "run_id"}
-    error      {"run_id", "detail"}
+    error      {"run_id", "detail"}, and "refused": true where the engine does not take the talk
 
 The engine puts the talk into the form that the model knows (its own chat template).
 """
@@ -77,7 +77,8 @@ async def answer(here: Services, talk: Talk, run: Run) -> AsyncGenerator[Event, 
                 yield Event(kind, {"text": text})
             usage, finish = _counts(chunks, usage, finish)
     except Failed as error:
-        yield Event("error", {"run_id": run.id, "detail": str(error)})
+        told = {"run_id": run.id, "detail": str(error), "refused": error.refused}
+        yield Event("error", told)
         return
     if not finish:
         await here.engine.lost()
@@ -100,7 +101,11 @@ async def answer(here: Services, talk: Talk, run: Run) -> AsyncGenerator[Event, 
 
 
 class Failed(Exception):
-    """The answer cannot go on: why, in a sentence."""
+    """The answer cannot go on: why, in a sentence; `refused` where it is the question's fault."""
+
+    def __init__(self, sentence: str, refused: bool = False) -> None:
+        super().__init__(sentence)
+        self.refused = refused
 
 
 async def _chunks(engine: Engine, body: dict[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
@@ -111,7 +116,8 @@ async def _chunks(engine: Engine, body: dict[str, Any]) -> AsyncIterator[list[di
         async with asking as response:
             if response.is_error:
                 await response.aread()
-                raise Failed(f"The engine refuses this: {said(response)}")
+                refused = response.status_code in (400, 404, 413, 422)
+                raise Failed(f"The engine refuses this: {said(response)}", refused)
             rest = b""
             async for data in response.aiter_raw():
                 *lines, rest = (rest + data).split(b"\n")
