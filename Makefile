@@ -11,12 +11,14 @@ export ASK
 unexport PYTHONDONTWRITEBYTECODE
 export GIT_TERMINAL_PROMPT := 0
 
-.PHONY: all help demo render test lint fix corpus bench bench-quality bench-service
+.PHONY: all help demo render test test-engine lint fix corpus bench bench-quality bench-service bench-vllm
 all: test
 
 help:
-	@echo "make demo                      render TEMPLATE, load the sample documents, serve its page"
+	@echo "make demo                      render tkt-rag-agent, load its sample documents, serve its page"
+	@echo "make demo TEMPLATE=tkt-vllm-gradio   the same with another template"
 	@echo "make demo ASK='your question'  answer on the terminal instead, and end"
+	@echo "make test-engine               the tests with vLLM itself on the CPU; installs 3 GB first"
 	@echo "make test                      style, types and all tests; installs what they need first"
 	@echo "make lint | make fix           check style and types | mend what can be mended"
 	@echo "make render TEMPLATE=tkt-rag-agent DEST=my-app DATA=answers.yml"
@@ -24,6 +26,7 @@ help:
 	@echo "make bench                     measure what the figures in the docs quote"
 	@echo "make bench-quality DATA=dir    retrieval and answers, on public data; about 45 minutes"
 	@echo "make bench-service DATA=dir    load, bad days and attacks; about 15 minutes"
+	@echo "make bench-vllm                what the model server adds to its engine; about 20 minutes"
 
 demo: .venv/tools
 	@$(BIN)/python tools/demo.py $(TEMPLATE) --port $(PORT) $(if $(value ASK),--ask="$$ASK")
@@ -34,7 +37,10 @@ render: .venv/tools
 
 test: lint
 	$(BIN)/python tools/system_packages.py
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -m "not engine"
+
+test-engine: .venv/dev
+	$(BIN)/pytest -m engine
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -55,6 +61,10 @@ bench-quality: .venv/dev
 	$(BIN)/python -c 'from tests.live import bin_folder; bin_folder()'
 	.venv-rag-agent/bin/python benchmarks/retrieval.py "$(DATA)"
 	.venv-rag-agent/bin/python benchmarks/answers.py "$(DATA)"
+	$(BIN)/python benchmarks/draw.py
+
+bench-vllm: .venv/dev
+	$(BIN)/python benchmarks/vllm.py
 	$(BIN)/python benchmarks/draw.py
 
 bench-service: .venv/dev

@@ -1,4 +1,4 @@
-"""`make demo`: from a clone to a page that answers questions about the sample documents.
+"""`make demo`: from a clone to a page that answers, of any template.
 
 Each step says what it does and how long it took, and is left out when there is nothing to do.
 """
@@ -17,6 +17,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parent.parent
+LINES = {
+    "tkt-rag-agent": "Answers questions about your documents",
+    "tkt-vllm-gradio": "A model of your own",
+}
+"""What stands under the heading of the demo's page."""
 
 
 def main() -> int:
@@ -33,7 +38,8 @@ def main() -> int:
     render(options.template, home)
     python = install(app)
     environment = os.environ | {"PORT": str(options.port)}
-    if not running(options.port):  # a running demo has the documents open, and loaded
+    loads = (app / "sample").is_dir()
+    if loads and not running(options.port):  # a running demo has the documents open, and loaded
         with step("Loading the sample documents"):
             run([python, "-m", "agent.ingest", "sample"], app, environment)
     if options.ask is not None:
@@ -57,7 +63,12 @@ def render(template: str, home: Path) -> None:
         if old.name not in ("demo", ".venv", "data"):
             shutil.rmtree(old) if old.is_dir() else old.unlink()
     with step(f"Rendering {template}"):
-        answers = ["--data", "project_name=demo"]
+        answers = [
+            "--data",
+            "project_name=demo",
+            "--data",
+            f"project_description={LINES[template]}",
+        ]
         copier = [sys.executable, "-m", "copier", "copy", "--defaults", "--overwrite", "--quiet"]
         run([*copier, *answers, str(ROOT / template), str(home)], ROOT)
     (home / ".rendered").write_text(key)
@@ -66,14 +77,18 @@ def render(template: str, home: Path) -> None:
 def install(app: Path) -> str:
     """The app's own environment, made of its own requirements; gives its Python."""
     python = app / ".venv" / "bin" / "python"
-    key = fingerprint([app / "requirements.txt"])
+    small = app / "requirements-small.txt"  # what it would bring along is not needed
+    key = fingerprint([app / "requirements.txt", *([small] if small.exists() else [])])
     if not done(app / ".venv" / ".installed", key):
         with step("Installing what the app needs"):
             uv = [sys.executable, "-m", "uv"]
             run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, ".venv"], app)
             wanted = ["--requirement", "requirements.txt"]
             target = ["--python", str(python)]
-            run([*uv, "pip", "install", "--quiet", "--compile-bytecode", *target, *wanted], app)
+            into = [*uv, "pip", "install", "--quiet", "--compile-bytecode", *target]
+            run([*into, *wanted], app)
+            if small.exists():
+                run([*into, "--no-deps", "--requirement", small.name], app)
         (app / ".venv" / ".installed").write_text(key)
     return str(python)
 
