@@ -11,27 +11,48 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.live import ask, load, started
+from tests.live import RAG, VLLM, ask, load, started
 from tests.rendering import ROOT, render
+from tests.serving import served
 
 OWN = {"up"}
 """What Prometheus adds by itself."""
+NUMBERS = {9: "nine", 10: "ten"}
+
+
+@pytest.fixture(scope="module", params=[RAG, VLLM])
+def template(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def ops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ops(template: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ops")
-    render(ROOT / "tkt-rag-agent", folder, project_name="lease-agent", domain_name="home.lan")
+    render(ROOT / template, folder, project_name="lease-agent", domain_name="home.lan")
     return folder / "ops"
 
 
-@pytest.fixture(scope="module")
-def measured() -> set[str]:
-    """Names that the app's own `/metrics` has, after an answer and an upload."""
-    with started() as app:
+def of_agent(folder: Path) -> str:
+    """Its `/metrics`, after an answer and an upload."""
+    with started(folder) as app:
         load(app, {"lease.txt": "The rent is 900 pounds a month."})
         ask(app, "How much is the rent?")
-        text = app.http.get("/metrics").text
+        return app.http.get("/metrics").text
+
+
+def of_model_server(folder: Path) -> str:
+    """Its `/metrics` and with them the engine's, after an answer at each door."""
+    with served(folder) as here:
+        here.say().raise_for_status()
+        here.chat().raise_for_status()
+        return here.http.get("/metrics").text
+
+
+@pytest.fixture(scope="module")
+def measured(template: str, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names that the running app measures."""
+    shown = {RAG: of_agent, VLLM: of_model_server}[template]
+    text = shown(tmp_path_factory.mktemp("measured"))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M))
     parts = {name: ["_bucket", "_sum", "_count"] if kind == "histogram" else [""]
              for name, kind in kinds.items()}  # fmt: skip
@@ -51,7 +72,7 @@ def queries(ops: Path) -> list[str]:
 
 def test_each_query_asks_for_what_the_app_measures(ops: Path, measured: set[str]) -> None:
     for query in queries(ops):
-        names = set(re.findall(r"\b((?:agent|process)_\w+|up)\b(?=[{\[]|\s)", query))
+        names = set(re.findall(r"\b((?:agent_|process_|vllm:)\w+|up)\b(?=[{\[]|\s)", query))
         assert names, query
         assert names <= measured | OWN, query
 
@@ -71,7 +92,9 @@ def test_brackets_of_each_query_close(ops: Path) -> None:
 
 def test_each_alert_says_what_is_wrong_and_what_to_do(ops: Path) -> None:
     found = list(rules(ops))
-    assert len({rule["alert"] for rule in found}) == 9
+    names = {rule["alert"] for rule in found}
+    assert len(names) == len(found)
+    assert f"{NUMBERS[len(names)]} alerts" in (ops / "README.md").read_text()
     for rule in found:
         assert rule["annotations"]["summary"].endswith(".")
         assert len(rule["annotations"]["description"]) > 40
