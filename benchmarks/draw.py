@@ -37,14 +37,16 @@ COLUMNS = ("recall8", "recall64", "precision1", "wrong_document", "recall_4000_c
 
 
 def main() -> None:
-    quality, retrieval, answers = (
-        json.loads((RESULTS / f"rag-{name}.json").read_text())
-        for name in ("quality", "retrieval", "answers")
-    )
+    names = ("rag-quality", "rag-retrieval", "rag-answers")
+    quality, retrieval, answers = map(_kept, names)
     PICTURE.write_text(picture(answers["figures"]["sample"]))
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(quality, retrieval["figures"], answers["figures"]))
     print(f"{PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
+
+
+def _kept(name: str) -> dict[str, Any]:
+    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
 
 
 def page(quality: dict[str, Any], retrieval: dict[str, Any], answers: dict[str, Any]) -> str:
@@ -53,7 +55,8 @@ def page(quality: dict[str, Any], retrieval: dict[str, Any], answers: dict[str, 
     back = retrieval["contracts"]["asked back"]
     return f"""# Benchmarks
 
-Made by `python benchmarks/draw.py` from `benchmarks/results/`; change it there. The figures are those
+Made by `python benchmarks/draw.py` from `benchmarks/results/`; change it there. First tkt-rag-agent, then
+[tkt-vllm-gradio](#tkt-vllm-gradio-in-front-of-its-engine). The figures of the first are those
 of the template's own ingest, retriever and chain, with the defaults that ship, on the public sets
 named below and on the sample corpus. Brackets are 95 % intervals by bootstrap over the questions.
 {quality["date"]}, {quality["machine"]}.
@@ -124,7 +127,7 @@ Later turns of 40 talks: right passage in the first 5, without a chat model.
 | | turns | followed | each question alone | with the one before |
 |---|---|---|---|---|
 {_talks(answers["dialogues"])}
-{_service(json.loads((RESULTS / "rag-service.json").read_text()))}"""
+{_service(_kept("rag-service"))}{_models(_kept("vllm"))}"""
 
 
 def _service(kept: dict[str, Any]) -> str:
@@ -172,6 +175,46 @@ counts as obeying, and its obedience says little of a large model's.
 |---|---|{"---|" * len(ways)}
 {kinds}
 Of BIPIA's text attacks (MIT, arXiv 2312.14197), in its own e-mails and tables, {bipia_line}
+"""
+
+
+def _models(kept: dict[str, Any]) -> str:
+    """The model server in front of its engine."""
+    seen = kept["figures"]
+
+    def row(label: str, name: str, aim: str) -> str:
+        cpu = seen.get(f"vllm_cpu_{name}", "-")
+        return f"| {label} | {seen[name]} | {cpu} | {aim} |"
+
+    counts = (1, 16, 64)
+    rows = [
+        *(row(f"tokens a second through the app, share of the engine's own: {n} at once",
+              f"throughput_ratio_{n}", "0.98") for n in counts),
+        *(row(f"the same in tokens a second, {n} at once", f"tokens_per_s_{n}", "") for n in counts),
+        row("added to the first token, one after the other, median ms", "first_token_added_ms", "5"),
+        *(row(f"added to the first token while {n} are answered, median ms",
+              f"first_token_added_ms_{n}", "") for n in counts),
+        *(row(f"CPU of the app, millionths of a second a token, {n} at once",
+              f"app_cpu_us_per_token_{n}", "") for n in counts),
+    ]  # fmt: skip
+    return f"""
+## tkt-vllm-gradio in front of its engine
+
+By `python benchmarks/vllm.py`, {kept["date"]}, {kept["machine"]}; app, engine and clients share the cores, and the
+two sides take turns. No GPU was at hand. The first column is a double that paces each stream at 50 tokens a
+second, so that what is missing is the app's doing; the second is vLLM 0.32 itself on the CPU with SmolLM2-135M,
+which takes all the cores that it gets, so that its own pace varies from run to run.
+
+| | the double | vLLM on the CPU | aim |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+| | seen | aim |
+|---|---|---|
+| CPU until `/health`, s | {seen["health_cpu_s"]} | 1 |
+| CPU until the page, s | {seen["page_cpu_s"]} | |
+| memory of the app without its engine, MiB | {seen["app_mib"]} | 250 |
+| drills of bad days · passed | {seen["drills"]} · {seen["drills_passed"]} | all |
 """
 
 

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -29,6 +30,8 @@ from doors import PROBLEMS, Services, connected
 
 TEND_S = 5
 """How often adapters and the entry in LiteLLM are looked after."""
+LOOK_TURNS = 6
+"""In every so many of these turns all services are asked whether they answer."""
 STARTING = HTMLResponse(
     '<!doctype html><meta http-equiv="refresh" content="1"><title>Starting</title>'
     '<p style="font-family:system-ui;margin:3rem">Starting: the page is here in a moment.</p>'
@@ -153,9 +156,11 @@ async def _start(app: FastAPI) -> None:
         app.state.page.shown = page
         gc.collect()
         gc.freeze()  # looking through all modules for garbage stops every stream for 0.2 s
-        while True:
+        for turn in count():
             try:
                 await here.tend()
+                if turn % LOOK_TURNS == 0:
+                    here.measures.looked(await probe(here.checks()))
             except Exception:  # whatever it is, the model goes on answering
                 log.exception("Adapters or LiteLLM could not be looked after.")
             await asyncio.sleep(TEND_S)

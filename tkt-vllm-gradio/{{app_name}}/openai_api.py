@@ -79,7 +79,11 @@ async def others(path: str, request: Request, here: Services, user: CurrentUser)
 
 def _handed_on(request: Request, here: Any, user: Any, body: bytes) -> Response:
     here.limits.request(user)
-    return HandedOn(request, here, here.engine.need(), body)
+    try:
+        return HandedOn(request, here, here.engine.need(), body)
+    except Unavailable:
+        here.measures.passed.labels(request.url.path, 502).inc()
+        raise
 
 
 class HandedOn(Response):
@@ -116,9 +120,9 @@ class HandedOn(Response):
                 headers={"Content-Type": self._request.headers.get("content-type", "")},
                 timeout=LIMITS,
             ) as answer:
-                self._here.measures.passed.labels(path, answer.status_code).inc()
                 if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     raise Unavailable(_failed(answer.status_code, await answer.aread()))
+                self._here.measures.passed.labels(path, answer.status_code).inc()
                 streams = answer.headers.get("content-type", "").startswith("text/event-stream")
                 await send(_start(answer, streams))
                 begun = True

@@ -94,7 +94,9 @@ class Engine:
         self._child: asyncio.subprocess.Process | None = None
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._heard_at = self._ready_at = 0.0
-        self._silent = self._ending = False
+        self._ended_for = ""
+        """Why this app ended it itself, in a sentence."""
+        self._ending = False
 
     @property
     def model_id(self) -> str:
@@ -252,7 +254,7 @@ class Engine:
         }
         self._tell("starting")
         self._lines.clear()
-        self._silent, self._heard_at = False, time.monotonic()
+        self._ended_for, self._heard_at = "", time.monotonic()
         if not shutil.which(command[0]):
             raise Refused(f"There is no program {command[0]}; correct ENGINE_COMMAND.")
         self._child = child = await asyncio.create_subprocess_exec(
@@ -276,12 +278,8 @@ class Engine:
         return self._reason(code, was_ready)
 
     def _reason(self, code: int, was_ready: bool) -> Reason:
-        if self._silent:
-            return Reason(
-                f"The engine said nothing for {self._settings.stall_timeout_s:g} s while it "
-                "loaded, and was ended; raise STALL_TIMEOUT_S if it only needed longer.",
-                again=True,
-            )
+        if self._ended_for:
+            return Reason(self._ended_for, again=True)
         found = engine_log.reason(list(self._lines), code)
         return Reason(found.sentence, again=True) if was_ready else found
 
@@ -309,18 +307,28 @@ class Engine:
 
     async def _watch(self, client: httpx.AsyncClient, child: asyncio.subprocess.Process) -> None:
         """Notice that it is ready, or silent, or dead though its server answers."""
+        limit_s = self._settings.stall_timeout_s
         while await self._asks(client) != 200:
-            silent_s = time.monotonic() - self._heard_at
-            if silent_s > self._settings.stall_timeout_s:
-                self._silent = True
+            if time.monotonic() - self._heard_at > limit_s:
+                self._ended_for = (
+                    f"The engine said nothing for {limit_s:g} s while it loaded, and was ended; "
+                    "raise STALL_TIMEOUT_S if it only needed longer."
+                )
                 return await end(child)
             await asyncio.sleep(LOOK_S)
         await self._learn(client)
         self._ready_at = time.monotonic()
         self.lives += 1
         self._tell("ready")
-        while await self._asks(client) != 503:
+        answered_at = self._ready_at
+        while time.monotonic() - answered_at < limit_s:
+            status = await self._asks(client)
+            if status == 503:
+                self._ended_for = "The engine's core had died, so the rest of it was ended."
+                return await end(child)
+            answered_at = time.monotonic() if status else answered_at
             await asyncio.sleep(WATCH_S)
+        self._ended_for = f"The engine did not answer for {limit_s:g} s, and was ended."
         await end(child)
 
     async def _asks(self, client: httpx.AsyncClient) -> int:

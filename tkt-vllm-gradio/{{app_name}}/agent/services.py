@@ -134,7 +134,8 @@ def connect(settings: Settings) -> Services:
 def engine_client(address: str, key: str) -> httpx.AsyncClient:
     """For the engine, which takes as many requests as come and queues them itself."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    headers = {"Authorization": f"Bearer {key}"}
+    # What it says is handed on as it is, so it must not be compressed on the way.
+    headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
     return httpx.AsyncClient(base_url=address, headers=headers, limits=limits, trust_env=False)
 
 

@@ -78,8 +78,8 @@ class Settings(BaseSettings):
     engine_starts: int = Field(default=3, ge=1)
     """Starts in a row that may fail before the engine is given up."""
     stall_timeout_s: float = Field(default=600, gt=0)
-    """Seconds without a word from an engine that starts, after which it is started anew. Compiling
-    a large model is silent for minutes."""
+    """Seconds without a word from an engine that starts, or without an answer from one that was
+    ready, after which it is started anew. Compiling a large model is silent for minutes."""
 
     answer_tokens: int = Field(default=1024, ge=1)
     """Longest answer on the page and at /api/chat, in tokens, unless asked otherwise."""

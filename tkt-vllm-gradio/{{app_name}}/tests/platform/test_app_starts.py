@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
@@ -108,7 +109,10 @@ async def test_while_the_model_loads_v1_says_so_in_the_form_that_its_clients_kno
     settings = Settings(model_id="Qwen/Qwen2.5-7B-Instruct")
     engine = Engine(settings, Sources(Hub(""), None), lambda *_: httpx.AsyncClient(), list)
     engine.phase, engine.detail = "weights", "50 %"
-    services = SimpleNamespace(settings=settings, engine=engine, limits=Limits(0, 0, 0))
+    counted = MagicMock()  # what counts is not installed here
+    services = SimpleNamespace(
+        settings=settings, engine=engine, limits=Limits(0, 0, 0), measures=counted
+    )
     async with client_of(services) as client:
         answer = await client.post("/v1/chat/completions", json={"model": "m", "messages": []})
         other = await client.post("/v1/load_lora_adapter", json={})
@@ -116,6 +120,7 @@ async def test_while_the_model_loads_v1_says_so_in_the_form_that_its_clients_kno
     sentence = "The model Qwen/Qwen2.5-7B-Instruct is being loaded (50 %); ask again in a while."
     assert answer.status_code == 502
     assert answer.json()["error"]["message"] == sentence
+    counted.passed.labels.assert_called_once_with("/v1/chat/completions", 502)
     assert other.status_code == 404, "what changes the engine is not handed on"
 
 
