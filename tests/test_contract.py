@@ -272,7 +272,7 @@ def test_32_git_takes_every_file_and_the_platforms_manifests(rendered, tmp_path)
 
 def test_33_requirements_are_exact(rendered):
     _, folder = rendered
-    for requirements in folder.rglob("requirements.txt"):
+    for requirements in folder.rglob("requirements*.txt"):
         if ".venv" in requirements.parts:
             continue
         lines = [line for line in requirements.read_text().splitlines() if line[:1].isalnum()]
@@ -285,8 +285,18 @@ def test_33_requirements_are_exact(rendered):
 def test_33_every_requirement_has_a_wheel_for_the_image(template, machine):
     app = ROOT / template / "{{app_name}}"
     uv = ["uv", "pip", "install", "--dry-run", "--only-binary", ":all:", "--quiet"]
-    where = ["--python-platform", machine, "--python-version", "3.12", "--target", "/tmp/none"]
-    call([".venv/bin/" + uv[0], *uv[1:], *where, "-r", str(app / "requirements.txt")], ROOT)
+    for name in ("requirements.txt", "requirements-engine.txt"):
+        if (app / name).exists():
+            glibc = machine.replace("unknown-linux-gnu", "manylinux_2_36")  # the image's, Debian 12
+            where = [
+                "--python-platform",
+                glibc,
+                "--python-version",
+                "3.12",
+                "--target",
+                "/tmp/none",
+            ]
+            call([".venv/bin/" + uv[0], *uv[1:], *where, "-r", str(app / name)], ROOT)
 
 
 def test_34_the_image_is_built_by_old_rules_and_runs_as_nobody_special(rendered):
