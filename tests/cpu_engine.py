@@ -94,13 +94,21 @@ def _ready(app: App) -> bool:
 
 
 def _engine(app: App) -> tuple[str, str]:
-    """Where its engine is and with which key, as the kernel knows of the child."""
-    listed = Path(f"/proc/{app.process.pid}/task").glob("*/children")
-    (child,) = {pid for tasks in listed for pid in tasks.read_text().split()}
+    """Where its engine is and with which key, as the kernel knows of the guard's child."""
+    (guard,) = children(app.process.pid)
+    (child,) = children(guard)
     words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-    env = dict(
-        line.split(b"=", 1) for line in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        if b"=" in line
-    )  # fmt: skip
+    told = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+    env = dict(line.split(b"=", 1) for line in told if b"=" in line)
     port = words[words.index(b"--port") + 1].decode()
     return f"http://127.0.0.1:{port}", env[b"VLLM_API_KEY"].decode()
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for tasks in listed for child in tasks.read_text().split()]
+
+
+def descendants(pid: int) -> list[int]:
+    below = children(pid)
+    return [*below, *(further for child in below for further in descendants(child))]

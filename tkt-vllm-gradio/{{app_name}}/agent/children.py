@@ -7,11 +7,13 @@ that it needs: a model may bring code of its own.
 import asyncio
 import os
 import re
-import shutil
 import signal
+import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 _NEEDED = re.compile(
     r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR|USER|LD_\w+|SSL_\w+|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|"
@@ -32,10 +34,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def bound_to_us(command: list[str]) -> list[str]:
-    """`command`, ended by the kernel when this process dies without a word; as far as it can."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", *command] if setpriv else command
+async def start(command: Sequence[str], cwd: Path, env: dict[str, str], **how: Any) -> Process:
+    """A child that ends with this process, however that ends, and its own children with it. `how`:
+    what `create_subprocess_exec` is told of its output."""
+    guard = [sys.executable, "-S", str(Path(__file__).with_name("guard.py"))]
+    return await asyncio.create_subprocess_exec(
+        *guard, *command, cwd=cwd, env=env, stdin=asyncio.subprocess.PIPE,
+        start_new_session=True, **how,
+    )  # fmt: skip
 
 
 @asynccontextmanager
@@ -48,10 +54,12 @@ async def killed(child: Process) -> AsyncIterator[None]:
 
 
 async def ended(child: Process) -> int:
-    """Its code as soon as it has ended: `wait()` waits as well for whoever holds its output."""
+    """Its code, negative for a signal, as soon as it has ended: `wait()` waits as well for whoever
+    holds its output."""
     while child.returncode is None:
         await asyncio.sleep(0.1)
-    return child.returncode
+    code = child.returncode
+    return 128 - code if code > 128 else code  # as the guard says it, and as Python does
 
 
 async def end(child: Process) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import httpx
 
 from agent import engine_log, small
-from agent.children import bound_to_us, end, ended, environment, killed
+from agent.children import end, ended, environment, killed, start
 from agent.engine_log import Reason
 from agent.errors import FAILURES, Refused, Unavailable
 from agent.fit import Fit, fit, needs
@@ -257,10 +257,8 @@ class Engine:
         self._ended_for, self._heard_at = "", time.monotonic()
         if not shutil.which(command[0]):
             raise Refused(f"There is no program {command[0]}; correct ENGINE_COMMAND.")
-        self._child = child = await asyncio.create_subprocess_exec(
-            *bound_to_us(command), cwd=HERE, env=env, start_new_session=True,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
+        pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+        self._child = child = await start(command, HERE, env, **pipes)
         async with self._connect(f"http://127.0.0.1:{port}", key) as client, killed(child):
             self.client = client
             reading = asyncio.create_task(self._read(child))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.children import environment, killed
+from agent.children import environment, killed, start
 from agent.errors import Refused, Unavailable
 from agent.fit import gib
 from agent.settings import HERE
@@ -48,11 +48,8 @@ class Hub:
         env = environment() | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         if self._token:
             env["HF_TOKEN"] = self._token
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "agent.hub", what, model,
-            cwd=HERE, env=env, stdout=asyncio.subprocess.PIPE, start_new_session=True,
-            limit=2**24,
-        )  # fmt: skip
+        program = [sys.executable, "-m", "agent.hub", what, model]
+        child = await start(program, HERE, env, stdout=asyncio.subprocess.PIPE, limit=2**24)
         said: dict[str, Any] = {}
         async with killed(child):
             assert child.stdout

@@ -11,7 +11,9 @@ from asyncio.subprocess import PIPE, Process
 import pytest
 
 from agent import children
-from agent.children import bound_to_us, end, environment, killed
+from agent.children import end, ended, environment, killed
+from agent.children import start as guarded
+from agent.settings import HERE
 
 pytestmark = pytest.mark.anyio
 
@@ -123,13 +125,12 @@ async def test_at_the_end_of_a_block_the_child_has_ended_also_when_the_block_is_
     assert child.returncode == -signal.SIGTERM
 
 
-@pytest.mark.skipif(len(bound_to_us(["x"])) == 1, reason="setpriv is not here")
-async def test_a_child_is_ended_when_the_app_dies_without_a_word() -> None:
-    """An app that is killed while its child sleeps; the child holds the app's output open."""
+async def test_a_child_and_its_own_child_end_when_the_app_dies_without_a_word() -> None:
+    """An app that is killed while both sleep; they hold the app's output open."""
     app = (
-        "import os, subprocess; from agent.children import bound_to_us;"
-        "subprocess.Popen(bound_to_us(['sh', '-c', 'echo here; exec sleep 60']),"
-        " start_new_session=True); os.read(0, 1)"
+        "import asyncio, os, sys; from pathlib import Path; from agent.children import start;"
+        "shell = ['sh', '-c', 'sleep 60 & echo here; exec sleep 60'];"
+        "asyncio.run(start(shell, Path('.'), {'PATH': os.environ['PATH']})); os.read(0, 1)"
     )
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", app, stdin=PIPE, stdout=PIPE)
     assert child.stdout
@@ -139,3 +140,20 @@ async def test_a_child_is_ended_when_the_app_dies_without_a_word() -> None:
     await child.wait()
 
     assert await all_gone(child)
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 3", 3), ("kill -SEGV $$", -signal.SIGSEGV)])
+async def test_how_a_program_ended_is_known_behind_its_guard(command: str, code: int) -> None:
+    child = await guarded(["sh", "-c", command], HERE, {"PATH": "/usr/bin:/bin"})
+
+    assert await ended(child) == code
+
+
+async def test_the_guard_waits_for_a_program_that_is_asked_to_end() -> None:
+    command = ["sh", "-c", "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 0.05; done"]
+    child = await guarded(command, HERE, {"PATH": "/usr/bin:/bin"})
+    await asyncio.sleep(0.3)
+
+    await end(child)
+
+    assert await ended(child) == 7
