@@ -200,7 +200,7 @@ def _has_started(app: App) -> bool:
     return bool(ready) and "app" not in ready["services"]
 
 
-def _base(folder: Path, names: dict[str, int] | None, template: str) -> dict[str, Any]:
+def _base(folder: Path, names: dict[str, int] | None, template: str = RAG) -> dict[str, Any]:
     return {
         "PATH": f"{bin_folder(template)}:/usr/bin:/bin",
         "PYTHONPATH": GUARD,

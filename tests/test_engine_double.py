@@ -365,7 +365,7 @@ def test_a_client_that_leaves_ends_its_answer(client: httpx.Client) -> None:
         running = re.findall(r"^vllm:num_requests_running{.*} (.*)$", metrics(client), re.M)
         assert running == ["1.0"]
     after = client.get("/_double").json
-    assert eventually(lambda: (after()["active"], after()["aborted"]) == (0, before + 1), 1)
+    assert eventually(lambda: (after()["active"], after()["aborted"]) == (0, before + 1), 10)
 
 
 def metrics(client: httpx.Client) -> str:

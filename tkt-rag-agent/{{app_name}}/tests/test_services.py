@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from agent import services as module
+from agent import tokens as tokens_module
 from agent.errors import Unavailable
 from agent.gateway import ChatModel, Gateway
 from agent.services import connect, keycloak_token, with_port
@@ -174,7 +175,7 @@ async def test_the_token_is_renewed_before_it_expires(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(tokens_module.time, "monotonic", lambda: now)
     client, requests = sent_with(settings(folder, **POD))
     await Gateway(client).models()
 
