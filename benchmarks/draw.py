@@ -192,7 +192,7 @@ def _models(kept: dict[str, Any]) -> str:
               f"throughput_ratio_{n}", "0.98") for n in counts),
         *(row(f"the same in tokens a second, {n} at once", f"tokens_per_s_{n}", "") for n in counts),
         row("added to the first token, one after the other, median ms", "first_token_added_ms", "5"),
-        *(row(f"added to the first token while {n} are answered, median ms",
+        *(row(f"added to the first token, {n} at once, median ms",
               f"first_token_added_ms_{n}", "") for n in counts),
         *(row(f"CPU of the app, millionths of a second a token, {n} at once",
               f"app_cpu_us_per_token_{n}", "") for n in counts),

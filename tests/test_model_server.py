@@ -159,6 +159,7 @@ def test_what_would_change_the_engine_is_not_handed_on(tmp_path: Path, path: str
         body = {"lora_name": "x", "lora_path": str(adapter_folder(tmp_path / "x"))}
         answer = here.http.post(f"/v1/{path}", json=body)
         assert answer.status_code in (404, 405)
+        assert here.http.put(f"/v1/{path}", json=body).status_code in (404, 405)
         assert here.http.get("/api/adapters").json() == []
 
 

@@ -69,7 +69,9 @@ async def completions(request: Request, here: Services, user: CurrentUser) -> Re
     return _handed_on(request, here, user, await request.body())
 
 
-@router.api_route("/{path:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
+@router.api_route(
+    "/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
+)
 async def others(path: str, request: Request, here: Services, user: CurrentUser) -> Response:
     """What some models have: embeddings, responses, transcriptions."""
     if request.method != "POST" or path not in POSTED:
