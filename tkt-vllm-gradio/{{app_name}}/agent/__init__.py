@@ -26,6 +26,7 @@ limits        how much one user may ask for
 measures      what Prometheus sees
 logs          what the process writes to its log
 children      processes that the app starts: what they may see, and that they end with it
+guard         stands between the app and such a process
 errors        the two ways in which things go wrong
 
 The doors are `api.py`, `openai_api.py` and `ui.py` (page); `app.py` puts them together. They import
