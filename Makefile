@@ -18,7 +18,7 @@ help:
 	@echo "make demo                      render tkt-rag-agent, load its sample documents, serve its page"
 	@echo "make demo TEMPLATE=tkt-vllm-gradio   the same with another template"
 	@echo "make demo ASK='your question'  answer on the terminal instead, and end"
-	@echo "make test-engine               the tests with vLLM itself on the CPU; installs 3 GB first"
+	@echo "make test-engine               the model server at length, vLLM itself on the CPU; installs 4 GB first"
 	@echo "make test                      style, types and all tests; installs what they need first"
 	@echo "make lint | make fix           check style and types | mend what can be mended"
 	@echo "make render TEMPLATE=tkt-rag-agent DEST=my-app DATA=answers.yml"

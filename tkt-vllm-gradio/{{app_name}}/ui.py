@@ -163,12 +163,19 @@ class _Chat:
     def _connect(self, page: gr.Blocks) -> None:
         shown = [self.talk, self.view, self.timer, self.box, self.clear]
         asked = [self.talk, self.box, self.model, self.system, self.temperature, self.longest]
-        _on(page.load, self._show, self.talk, shown)
+        _on(page.load, self._begin, self.talk, shown)
         _on(self.timer.tick, self._follow, self.talk, shown)
         _on(self.box.submit, self._ask, asked, shown, preprocess=False)
         _on(self.view.example_select, self._ask_example, asked, shown, preprocess=False)
         _on(self.box.stop, self._stop, self.talk, None)
         _on(self.clear.click, self._start_anew, None, shown)
+
+    async def _begin(self, talk: dict[str, Any], request: gr.Request) -> Any:
+        """What the browser kept. Where that is nothing, nothing is touched: somebody may have sent
+        a message before this answer was there."""
+        if not (talk["messages"] or talk["open"]):
+            return gr.skip()
+        return await self._show(talk, request)
 
     async def _look(self, chosen: str) -> Any:
         """How the model is; and which adapters can be chosen."""
