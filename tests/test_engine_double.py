@@ -364,8 +364,12 @@ def test_a_client_that_leaves_ends_its_answer(client: httpx.Client) -> None:
         next(lines)
         running = re.findall(r"^vllm:num_requests_running{.*} (.*)$", metrics(client), re.M)
         assert running == ["1.0"]
-    after = client.get("/_double").json
-    assert eventually(lambda: (after()["active"], after()["aborted"]) == (0, before + 1), 10)
+
+    def counted() -> tuple[int, int]:
+        now = client.get("/_double").json()  # asked anew each time
+        return now["active"], now["aborted"]
+
+    assert eventually(lambda: counted() == (0, before + 1), 10)
 
 
 def metrics(client: httpx.Client) -> str:
