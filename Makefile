@@ -11,14 +11,14 @@ export ASK
 unexport PYTHONDONTWRITEBYTECODE
 export GIT_TERMINAL_PROMPT := 0
 
-.PHONY: all help demo render test test-engine lint fix corpus bench bench-quality bench-service bench-vllm
+.PHONY: all help demo render test test-long lint fix corpus bench bench-quality bench-service bench-vllm bench-crew
 all: test
 
 help:
 	@echo "make demo                      render tkt-rag-agent, load its sample documents, serve its page"
 	@echo "make demo TEMPLATE=tkt-vllm-gradio   the same with another template"
 	@echo "make demo ASK='your question'  answer on the terminal instead, and end"
-	@echo "make test-engine               the model server at length, vLLM itself on the CPU; installs 4 GB first"
+	@echo "make test-long                 what takes minutes: images, bad days, vLLM itself; installs 4 GB first"
 	@echo "make test                      style, types and all tests; installs what they need first"
 	@echo "make lint | make fix           check style and types | mend what can be mended"
 	@echo "make render TEMPLATE=tkt-rag-agent DEST=my-app DATA=answers.yml"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench                     measure what the figures in the docs quote"
 	@echo "make bench-quality DATA=dir    retrieval and answers, on public data; about 45 minutes"
 	@echo "make bench-service DATA=dir    load, bad days and attacks; about 15 minutes"
+	@echo "make bench-crew                many crews at once, lost workers, overhead; about 15 minutes"
 	@echo "make bench-vllm                what the model server adds to its engine; about 20 minutes"
 
 demo: .venv/tools
@@ -37,10 +38,11 @@ render: .venv/tools
 
 test: lint
 	$(BIN)/python tools/system_packages.py
-	$(BIN)/pytest -n 2 --dist loadfile -m "not engine"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
 
-test-engine: .venv/dev
-	$(BIN)/pytest -m engine
+test-long: .venv/dev
+	$(BIN)/python tools/system_packages.py
+	$(BIN)/pytest -n 2 --dist loadfile -m long
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -65,6 +67,10 @@ bench-quality: .venv/dev
 
 bench-vllm: .venv/dev
 	$(BIN)/python benchmarks/vllm.py
+	$(BIN)/python benchmarks/draw.py
+
+bench-crew: .venv/dev
+	$(BIN)/python benchmarks/crew.py
 	$(BIN)/python benchmarks/draw.py
 
 bench-service: .venv/dev

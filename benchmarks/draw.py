@@ -127,7 +127,7 @@ Later turns of 40 talks: right passage in the first 5, without a chat model.
 | | turns | followed | each question alone | with the one before |
 |---|---|---|---|---|
 {_talks(answers["dialogues"])}
-{_service(_kept("rag-service"))}{_models(_kept("vllm"))}"""
+{_service(_kept("rag-service"))}{_models(_kept("vllm"))}{_crew(_kept("crew"))}"""
 
 
 def _service(kept: dict[str, Any]) -> str:
@@ -214,6 +214,37 @@ which takes all the cores that it gets, so that its own pace varies from run to 
 | CPU until `/health`, s | {seen["health_cpu_s"]} | 1 |
 | CPU until the page, s | {seen["page_cpu_s"]} | |
 | memory of the app without its engine, MiB | {seen["app_mib"]} | 250 |
+| drills of bad days · passed | {seen["drills"]} · {seen["drills_passed"]} | all |
+"""
+
+
+def _crew(kept: dict[str, Any]) -> str:
+    """Crews as a service."""
+    seen = kept["figures"]
+    return f"""
+## tkt-crewai-agent: crews as a service
+
+By `python benchmarks/crew.py`, {kept["date"]}, {kept["machine"]}. The model is a double in a process of its own, which
+answers a call in a second; a run of four tasks makes five calls. Double, client and all replicas of the app share the
+cores.
+
+| | seen | aim |
+|---|---|---|
+| runs at once in one process | {seen["runs"]} | 100 |
+| · lost · with anything of another run in them | {seen["runs_lost"]} · {seen["runs_crossed"]} | 0 · 0 |
+| · until all had ended, s | {seen["runs_seconds"]} | |
+| · slowest `/health` meanwhile, ms | {seen["runs_health_ms"]} | 1,000 |
+| · the most memory, MiB | {seen["peak_mib"]} | 1,024 |
+| three replicas on one NATS, {seen["worker_kill_runs"]} runs, one replica killed: lost | {seen["worker_kill_runs_lost"]} | 0 |
+| · finished tasks that were done again | {seen["worker_kill_tasks_repeated"]} | 0 |
+| · runs that another replica took up | {seen["worker_kill_runs_taken_up"]} | |
+| a run through the service, s | {seen["overhead_service_s"]} | |
+| the same crew called directly, s | {seen["overhead_bare_s"]} | |
+| · the first as a share of the second | {seen["overhead_ratio"]} | 1.05 |
+| from the request to stop until the gateway's call has ended, the slowest of ten, s | {seen["cancel_s"]} | 2 |
+| CPU until `/health`, s | {seen["health_cpu_s"]} | 1 |
+| CPU until the page, s | {seen["page_cpu_s"]} | |
+| memory at rest, page and CrewAI loaded, MiB | {seen["rest_mib"]} | 400 |
 | drills of bad days · passed | {seen["drills"]} · {seen["drills_passed"]} | all |
 """
 

@@ -40,7 +40,7 @@ from tests.live import (
 )
 from tests.network import black_hole, free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 LEASE = {"lease.txt": "The rent is 900 pounds a month."}
 QUESTION = "How much is the rent?"
 ONE_MODEL = {"CHAT_MODEL": "double", "EMBEDDING_MODEL": "none"}

@@ -328,6 +328,10 @@ def test_35_no_secret_and_no_foreign_domain_is_written(rendered):
 def test_37_the_readme_says_what_an_operator_must_know(rendered):
     template, folder = rendered
     readme = (folder / "README.md").read_text()
-    component = {"tkt-rag-agent": "Qdrant", "tkt-vllm-gradio": "LiteLLM"}[template]
+    component = {
+        "tkt-rag-agent": "Qdrant",
+        "tkt-crewai-agent": "NATS",
+        "tkt-vllm-gradio": "LiteLLM",
+    }[template]
     for word in ("BackendTrafficPolicy", "secretKeyRef", "redeploy", component, "optional", "lost"):
         assert word in readme

@@ -24,7 +24,7 @@ from tests.live import KEY, VLLM, wait_until
 from tests.network import black_hole, free_port
 from tests.serving import CONFIG, loading, served
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 LONG = "word " * 400
 PACE = {"tokens_per_second": 20}
 

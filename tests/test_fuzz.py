@@ -86,7 +86,7 @@ def test_requests_made_from_the_description_break_nothing(tmp_path: Path) -> Non
     assert found.code == 0, found.report[-6000:]
 
 
-@pytest.mark.engine
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_they_break_nothing_in_a_model_server_either(tmp_path: Path) -> None:
     free = {"LOG_FORMAT": "json", "ANSWER_TIMEOUT_S": 5, "MAX_LORA_RANK": 8}

@@ -1,4 +1,4 @@
-"""The image of a rendered tkt-rag-agent: built as the platform builds it, looked into, and started.
+"""The images of rendered agents: built as the platform builds them, looked into, and started.
 
 tkt-vllm-gradio's holds vLLM with CUDA, which is 8 GB: its Dockerfile is checked, and not built.
 
@@ -24,7 +24,9 @@ from typing import Any
 import pytest
 
 from tests import live
-from tests.live import App, ask, load, status, wait_for_page, wait_until
+from tests.crewing import CREW, finished
+from tests.crewing import start as begin
+from tests.live import RAG, App, ask, load, status, wait_for_page, wait_until
 from tests.network import free_port
 from tests.rendering import ROOT, TEMPLATES, call, render
 
@@ -53,6 +55,7 @@ exec unshare --root="$root" --wd=/app --setgid=0 --setuid={UID} "$@"
 class Image:
     """What is kept of an image, and as `root` what its container sees."""
 
+    template: str
     layers: list[Path]
     config_file: Path
     root: Path
@@ -63,7 +66,8 @@ class Image:
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[Image]:
+def base() -> Iterator[tuple[list[str], Path]]:
+    """Buildah with the platform's base image, and a folder to work in."""
     programs = shutil.which("buildah") and shutil.which("mmdebstrap")
     if not CI and not (programs and os.geteuid() == 0):
         pytest.skip("an image needs root, buildah and mmdebstrap")
@@ -72,10 +76,19 @@ def image() -> Iterator[Image]:
         buildah = ["buildah", "--root", str(folder / "store"), "--runroot", str(folder / "run")]
         try:
             _build_base(buildah, folder)
-            _build(buildah, folder)
-            yield _opened(buildah, folder)
+            yield buildah, folder
         finally:
             call([*buildah, "rm", "--all"])
+
+
+@pytest.fixture(scope="module", params=[RAG, CREW])
+def image(request: pytest.FixtureRequest, base: tuple[list[str], Path]) -> Image:
+    buildah, scratch = base
+    template = str(request.param)
+    folder = scratch / template
+    folder.mkdir()
+    _build(buildah, folder, template)
+    return _opened(buildah, folder, template)
 
 
 def _build_base(buildah: list[str], folder: Path) -> None:
@@ -91,16 +104,16 @@ def _build_base(buildah: list[str], folder: Path) -> None:
     call([*buildah, "build", "--file", str(folder / "Base"), "--tag", name, str(folder)])
 
 
-def _build(buildah: list[str], folder: Path) -> None:
+def _build(buildah: list[str], folder: Path, template: str) -> None:
     """With secrets all around, none of which is meant for the image."""
-    render(ROOT / "tkt-rag-agent", folder, project_name="live", container_registry=REGISTRY)
+    render(ROOT / template, folder, project_name="live", container_registry=REGISTRY)
     for name in SECRETS:
         path = folder / "live" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(CANARY)
     (folder / "pip.conf").write_text(_pip_settings())
     mounts = [f"--volume={folder}/pip.conf:/etc/pip.conf:ro", "--volume=/etc/ssl:/etc/ssl:ro"]
-    how = ["--isolation=chroot", "--pull-never", "--tag=app", *mounts]
+    how = ["--isolation=chroot", "--pull-never", f"--tag={template}", *mounts]
     call(["env", f"A_SECRET={CANARY}", *buildah, "build", *how, str(folder / "live")])
 
 
@@ -111,16 +124,17 @@ def _pip_settings() -> str:
     return "[global]\n" + "".join(f"{name} = {value}\n" for name, value in dict(found).items())
 
 
-def _opened(buildah: list[str], folder: Path) -> Image:
+def _opened(buildah: list[str], folder: Path, template: str) -> Image:
     plain = ["--quiet", "--disable-compression"]
-    call([*buildah, "push", *plain, "app", f"dir:{folder}/image"])
+    call([*buildah, "push", *plain, template, f"dir:{folder}/image"])
     manifest = json.loads((folder / "image" / "manifest.json").read_text())
     blobs = [
         folder / "image" / blob["digest"].removeprefix("sha256:")
         for blob in (manifest["config"], *manifest["layers"])
     ]
-    container = call([*buildah, "from", "--pull-never", "app"]).strip()
-    return Image(blobs[1:], blobs[0], Path(call([*buildah, "mount", container]).strip()))
+    container = call([*buildah, "from", "--pull-never", template]).strip()
+    root = Path(call([*buildah, "mount", container]).strip())
+    return Image(template, blobs[1:], blobs[0], root)
 
 
 @contextmanager
@@ -151,6 +165,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile(template: str, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_its_user_is_not_root_and_its_command_needs_no_shell(image: Image) -> None:
     assert image.config["User"] == str(UID)
     assert not image.config.get("Entrypoint")
@@ -158,6 +173,7 @@ def test_its_user_is_not_root_and_its_command_needs_no_shell(image: Image) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_nothing_secret_is_in_a_layer(image: Image) -> None:
     """Nor was: in the platform's layers, one an instruction, a file that is removed stays."""
     assert not re.search(r"\brm\b", (image.root / "app" / "Dockerfile").read_text())
@@ -167,12 +183,13 @@ def test_nothing_secret_is_in_a_layer(image: Image) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_only_what_runs_is_in_a_layer(image: Image) -> None:
     paths = [path for layer in image.layers for path in _paths(layer)]
     programs = {path.name for path in paths if path.parent.name in ("bin", "sbin")}
     assert {"python3", "uvicorn"} <= programs
     assert programs.isdisjoint(BUILD_TOOLS)
-    assert {path.name for path in paths}.isdisjoint({".cache", "test_chain.py"})
+    assert {path.name for path in paths}.isdisjoint({".cache", "test_chain.py", "test_crew.py"})
     assert not [path for path in paths if path.parent == PurePosixPath("tmp")]
 
 
@@ -182,17 +199,33 @@ def _paths(layer: Path) -> list[PurePosixPath]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_works_where_only_its_data_can_be_written(image: Image) -> None:
     with running(image) as app:
         wait_until(lambda: status(app, "/health"), HEALTHY_S)
         assert "gradio" in wait_for_page(app)
-        (loaded,) = load(app, {"lease.txt": "The rent is 900 pounds a month."})
-        assert loaded["status"] == "added", loaded
-        assert "900" in ask(app, "How much is the rent a month?")["answer"]
+        try:
+            (_answers if image.template == RAG else _works)(app)
+        except Exception:
+            print(app.log[-6000:])
+            raise
         held = app.http.post("/gradio_api/upload", files={"files": b"What the page takes in."})
         assert held.status_code == 200, held.text
         assert "CRITICAL" not in app.log
         assert _peak_mib(app) < MEMORY_MIB
+
+
+def _answers(app: App) -> None:
+    (loaded,) = load(app, {"lease.txt": "The rent is 900 pounds a month."})
+    assert loaded["status"] == "added", loaded
+    assert "900" in ask(app, "How much is the rent a month?")["answer"]
+
+
+def _works(app: App) -> None:
+    file = {"files": ("lease.txt", "The rent is 900 pounds a month.")}
+    app.http.post("/api/documents", files=file).raise_for_status()
+    end = finished(app, begin(app, "How much is the rent a month?"))
+    assert "900" in end["result"], end["error"]
 
 
 def _peak_mib(app: App) -> int:

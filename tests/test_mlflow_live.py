@@ -19,7 +19,7 @@ from tests.live import environment, wait_until
 from tests.network import free_port
 from tests.serving import CONFIG, adapter_folder, loading, served
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.long
 MLFLOW = ["mlflow==3.17.2"]
 REGISTER = """
 import json, os, pathlib, sys, tempfile

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.crewing import CREW, crew, finished, start
 from tests.live import RAG, VLLM, ask, load, started
 from tests.rendering import ROOT, render
 from tests.serving import served
 
 OWN = {"up"}
 """What Prometheus adds by itself."""
-NUMBERS = {9: "nine", 10: "ten"}
+NUMBERS = {9: "nine", 10: "ten", 12: "twelve"}
 
 
-@pytest.fixture(scope="module", params=[RAG, VLLM])
+@pytest.fixture(scope="module", params=[RAG, CREW, VLLM])
 def template(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -40,6 +41,13 @@ def of_agent(folder: Path) -> str:
         return app.http.get("/metrics").text
 
 
+def of_crew(folder: Path) -> str:
+    """Its `/metrics`, after a run."""
+    with crew(folder) as app:
+        assert finished(app, start(app, "Heating"))["state"] == "done"
+        return app.http.get("/metrics").text
+
+
 def of_model_server(folder: Path) -> str:
     """Its `/metrics` and with them the engine's, after an answer at each door."""
     with served(folder) as here:
@@ -51,7 +59,7 @@ def of_model_server(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def measured(template: str, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Names that the running app measures."""
-    shown = {RAG: of_agent, VLLM: of_model_server}[template]
+    shown = {RAG: of_agent, CREW: of_crew, VLLM: of_model_server}[template]
     text = shown(tmp_path_factory.mktemp("measured"))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M))
     parts = {name: ["_bucket", "_sum", "_count"] if kind == "histogram" else [""]

@@ -14,7 +14,7 @@ import pytest
 from tests import cpu_engine
 from tests.live import App, wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 ADAPTER = """
 import json, pathlib, sys, torch
 from safetensors.torch import save_file

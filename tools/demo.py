@@ -19,6 +19,7 @@ from urllib.request import urlopen
 ROOT = Path(__file__).resolve().parent.parent
 LINES = {
     "tkt-rag-agent": "Answers questions about your documents",
+    "tkt-crewai-agent": "A crew that researches a topic and writes a report",
     "tkt-vllm-gradio": "A model of your own",
 }
 """What stands under the heading of the demo's page."""
@@ -41,7 +42,8 @@ def main() -> int:
     loads = (app / "sample").is_dir()
     if loads and not running(options.port):  # a running demo has the documents open, and loaded
         with step("Loading the sample documents"):
-            run([python, "-m", "agent.ingest", "sample"], app, environment)
+            loader = "ingest" if (app / "agent" / "ingest.py").exists() else "documents"
+            run([python, "-m", f"agent.{loader}", "sample"], app, environment)
     if options.ask is not None:
         return subprocess.run(
             [python, "-m", "agent.ask", options.ask], cwd=app, env=environment

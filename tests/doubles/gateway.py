@@ -43,6 +43,7 @@ ERRORS = {
     "503": (503, "service_unavailable", "litellm.ServiceUnavailableError: no deployment."),
     "timeout": (408, "timeout_error", "litellm.Timeout: the model did not answer in time."),
 }
+NO_TOOLS = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
 GARBAGE = b'data: {"choices": [{"delta": \xff\xfe<html>not json\n\n'
 
 
@@ -63,7 +64,9 @@ class Gateway(Double):
     `[{"name": "search", "arguments": {"q": "x"}}]`.
     script: answers to use up first, in this order; tool calls wait for a request with tools.
     key: None checks nothing. tokens_per_second: None is as fast as can be; a token is a word.
-    dim: dimensions of an embedding.
+    knows_tools: False refuses tools as vLLM does without a parser of tool calls.
+    dim: dimensions of an embedding. cost: dollars of an answer, told as LiteLLM tells it where the
+    answer is not streamed; None tells none.
     requests: what came, refused requests too. active: answers being sent. aborted: answers whose
     client left before the end.
     """
@@ -71,7 +74,7 @@ class Gateway(Double):
     failures = (*ERRORS, "hang", "empty_stream", "cut", "garbage", "refuse_embeddings")
     settable = (
         "fail", "tokens_per_second", "first_token_s", "script", "reply", "dim", "models",
-        "embedding_models", "deployable", "key",
+        "embedding_models", "deployable", "key", "cost",
     )  # fmt: skip
     counters = ("requests", "active", "aborted")
 
@@ -87,6 +90,7 @@ class Gateway(Double):
         tokens_per_second: float | None = None,
         first_token_s: float = 0,
         dim: int = 256,
+        cost: float | None = None,
         fail: str | None = None,
     ) -> None:
         super().__init__(fail)
@@ -99,6 +103,8 @@ class Gateway(Double):
         self.tokens_per_second = tokens_per_second
         self.first_token_s = first_token_s
         self.dim = dim
+        self.cost = cost
+        self.knows_tools = True
         self.requests: list[Received] = []
         self.active = 0
         self.aborted = 0
@@ -150,11 +156,16 @@ class Gateway(Double):
             return Response(media_type="text/event-stream")
         if refusal := self._unknown(model, self.models):
             return refusal
+        if body.get("tools") and not self.knows_tools:
+            return _error(400, "BadRequestError", NO_TOOLS)
         answer = chat.Completion(body, self._answer(body))
         if streams:
             return self._send_paced(answer.chunks(), "text/event-stream")
         nothing = [b""] * len(answer.pieces)
-        return self._send_paced([*nothing, answer.whole()], "application/json")
+        response = self._send_paced([*nothing, answer.whole()], "application/json")
+        if self.cost is not None:
+            response.headers["x-litellm-response-cost"] = str(self.cost)
+        return response
 
     def _embed(self, body: dict[str, Any]) -> Response:
         if self.fail == "refuse_embeddings":

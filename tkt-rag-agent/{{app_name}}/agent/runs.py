@@ -92,9 +92,10 @@ class Runs:
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
 
-    def start(self, work: Work, limit_s: float | None, owner: str = "") -> Run:
-        """Begin; with a limit in seconds, or None for work that goes on also when nobody reads."""
-        run = Run(owner)
+    def start(self, work: Work, limit_s: float | None, owner: str = "", id: str = "") -> Run:
+        """Begin; with a limit in seconds, or None for work that goes on also when nobody reads.
+        `id` is that of work which has one already."""
+        run = Run(owner, id or uuid.uuid4().hex)
         self._runs[run.id] = run
         run.task = asyncio.create_task(self._go(run, work, limit_s))
         return run

@@ -64,10 +64,11 @@ class Trace(Step):
         self._span = self._open(name, "chain", {"input": input}) if tracer else None
         self.id = f"{self._span.get_span_context().trace_id:032x}" if tracer else None
 
-    def step(self, name: str, kind: str, **fields: Any) -> Step:
+    def step(self, name: str, kind: str, under: Step | None = None, **fields: Any) -> Step:
         """Kind: retriever, generation, tool, span ...; fields: input, model, model_parameters,
-        metadata."""
-        step = Step(self._open(name, kind, fields) if self._span else None)
+        metadata. `under` a step that has not ended, else under the trace itself."""
+        parent = under._span if under else None
+        step = Step(self._open(name, kind, fields, parent) if self._span else None)
         self._steps.append(step)
         return step
 
@@ -76,15 +77,15 @@ class Trace(Step):
             step.end()
         super().end(**fields)
 
-    def _open(self, name: str, kind: str, fields: dict[str, Any]) -> Any:
+    def _open(self, name: str, kind: str, fields: dict[str, Any], parent: Any = None) -> Any:
         from opentelemetry.context import Context
         from opentelemetry.trace import set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         # Explicit, as answers are generators, and no span of this process may become the parent.
         context = Context()
-        if self._span:
-            context = set_span_in_context(self._span)
+        if parent or self._span:
+            context = set_span_in_context(parent or self._span)
         elif self._parent:
             carrier = {"traceparent": self._parent}
             context = TraceContextTextMapPropagator().extract(carrier, context)
