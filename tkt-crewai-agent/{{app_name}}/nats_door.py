@@ -6,6 +6,7 @@ are, so NATS_DOOR decides whether this is open.
 """
 
 import asyncio
+import logging
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from agent.schemas import RunRequestOnNats
 from agent.services import Services
 from agent.work import Ask, begin
 
+log = logging.getLogger(__name__)
 CALLER = User("nats", "somebody on NATS")
 """All who ask on NATS are one: they share its limits, and `GET /api/runs` shows it to nobody."""
 
@@ -45,4 +47,7 @@ async def _answer(here: Services, data: bytes) -> dict[str, Any]:
         return {"error": f"{place}: {first['msg']}"}
     except (Refused, Unavailable) as error:
         return {"error": str(error)}
+    except Exception as error:  # one fault does not close the door
+        log.error("a request on NATS failed", exc_info=error)
+        return {"error": "This is a fault of the app; its log says more."}
     return {"run_id": record.id, "state": record.state}

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -22,6 +22,8 @@ from doors import OPENAI_PROBLEMS, CurrentUser, Services
 
 MODEL = "crew"
 """The name that clients ask for."""
+LOOK_S = 1
+"""How often is looked whether a client is still there that gets its answer whole."""
 RESTART = "The app is being restarted. The run goes on: ask for it at /api/runs/{run_id}."
 
 router = APIRouter(prefix="/v1", responses=OPENAI_PROBLEMS, tags=["OpenAI"])
@@ -69,6 +71,7 @@ async def models(here: Services) -> dict[str, Any]:
 @router.post("/chat/completions", responses={200: {"content": {"text/event-stream": {}}}})
 async def chat_completions(
     body: Completion,
+    request: Request,
     here: Services,
     user: CurrentUser,
     traceparent: Annotated[str, Header()] = "",
@@ -89,7 +92,7 @@ async def chat_completions(
         usage = bool(body.stream_options and body.stream_options.include_usage)
         events = _until_left(here, run, user, reply.chunks(usage))
         return StreamingResponse(events, headers=STREAM_HEADERS, media_type="text/event-stream")
-    return JSONResponse(await _whole(here, run, user, reply))
+    return JSONResponse(await _whole(here, run, user, reply, request))
 
 
 async def _until_left(
@@ -110,9 +113,13 @@ async def _left(here: Any, run: Run, user: User) -> None:
         await asyncio.shield(cancel(here, run.id, user))
 
 
-async def _whole(here: Any, run: Run, user: User, reply: "_Reply") -> dict[str, Any]:
+async def _whole(
+    here: Any, run: Run, user: User, reply: "_Reply", request: Request
+) -> dict[str, Any]:
     try:
-        while (last := await run.wait(HEARTBEAT_S)) is None:
+        while (last := await run.wait(LOOK_S)) is None:
+            if await request.is_disconnected():
+                raise Unavailable("The client has left.")
             if here.worker.draining:
                 raise Unavailable(RESTART.format(run_id=run.id))
     finally:

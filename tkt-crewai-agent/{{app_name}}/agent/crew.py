@@ -144,7 +144,7 @@ def _tool(tool: Tool, role: Role, desk: Desk) -> CrewTool:
 
 def _arguments(tool: Tool) -> type[BaseModel]:
     """The parameters of the tool's function, after the first one."""
-    parameters = list(inspect.signature(tool.do).parameters.values())[1:]
+    parameters = list(inspect.signature(tool.do, eval_str=True).parameters.values())[1:]
     empty = inspect.Parameter.empty
     fields: dict[str, Any] = {
         p.name: (p.annotation, ... if p.default is empty else p.default) for p in parameters

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.errors import Refused, Unavailable
@@ -29,6 +30,8 @@ SUMMARY_CHARS = 240
 """How much of what an agent says the timeline shows."""
 RESULT_CHARS = 12_000
 """How much of a tool's result an agent reads."""
+QUIET_S = 5
+"""What a call gets to end that was cancelled."""
 DELEGATING = {"delegate_work_to_coworker": "task", "ask_question_to_coworker": "question"}
 """CrewAI's own tools of a manager, and the argument that says what is wanted."""
 
@@ -51,8 +54,11 @@ class Desk:
         self._loop = asyncio.get_running_loop()
         self._one_at_a_time = asyncio.Lock()
         self._waiting: set[Future[Any]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
         self._lock = threading.Lock()
         self._stopped = False
+        self.unkept: Exception | None = None
+        """Why the record could not be written: it is another worker's, or the journal is away."""
         self._since = time.monotonic()
         self._task_step, self._agent_steps = Step(), dict[str, Step]()
 
@@ -64,7 +70,7 @@ class Desk:
             if self._stopped:
                 coroutine.close()
                 raise Stopped
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            future = asyncio.run_coroutine_threadsafe(self._counted(coroutine), self._loop)
             self._waiting.add(future)
         try:
             return future.result()
@@ -74,6 +80,20 @@ class Desk:
             self._waiting.discard(future)
 
     # On the loop
+
+    async def _counted(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        assert task
+        self._calls.add(task)
+        try:
+            return await coroutine
+        finally:
+            self._calls.discard(task)
+
+    async def quiet(self) -> None:
+        """Wait until what was stopped has ended: it may be writing the record."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=QUIET_S)
 
     def stop(self, reason: str = "") -> None:
         """Cancel what the crew waits for, and let it ask for nothing more."""
@@ -110,12 +130,14 @@ class Desk:
                 if not isinstance(error, Adaptable):
                     self.stop(str(error))
                 raise
+            said.calls = [_mended(call) for call in said.calls if _makes_sense(call)]
             await self._count(said, step, time.monotonic() - begin)
             return said
 
     async def _count(self, said: Said, step: Step, seconds: float) -> None:
         record, wanted = self.record, [c["function"]["name"] for c in said.calls]
         record.spent.add(said.input, said.output, said.dollars)
+        record.model = said.model
         record.spent.seconds = self.seconds()
         self.here.measures.model_call("ok", seconds)
         self.here.measures.spent(said.input, said.output, said.dollars)
@@ -140,7 +162,7 @@ class Desk:
             arguments = json.loads(function["arguments"])
             question = str(arguments.get(DELEGATING[function["name"]], ""))
             to = str(arguments.get("coworker", ""))
-        except (ValueError, AttributeError):
+        except (ValueError, TypeError, AttributeError):
             return
         told = {"task": self.task, "from": self.agent, "to": to, "question": brief(question)}
         await self.say("delegation", told)
@@ -150,12 +172,13 @@ class Desk:
         begin, ok = time.monotonic(), True
         step = self.trace.step(tool.name, "tool", under=self._agent_step(agent), input=arguments)
         try:
-            result = await tool.do(self.here.toolbox, **arguments)
+            given = await tool.do(self.here.toolbox, **arguments)
+            result = given if isinstance(given, str) else f"{given}"
         except (Refused, Unavailable) as error:
             result, ok = f"This did not work: {error}", False
         except Exception as error:  # a tool of the owner's, which may raise anything
             result, ok = f"This did not work: {type(error).__name__}: {error}", False
-        result = visible(result)[:RESULT_CHARS]
+        result = cut(visible(result))
         step.end(output=result, level=None if ok else "ERROR")
         self.here.measures.tool_call(tool.name, ok)
         told = {"task": self.task, "agent": agent, "tool": tool.name, "ok": ok}
@@ -182,7 +205,8 @@ class Desk:
         """Write the record; `Changed` when the run was taken from this worker."""
         try:
             await self.here.journal.write(self.record)
-        except Exception:
+        except Exception as error:
+            self.unkept = error
             self.stop("The run was changed by somebody else, or cannot be kept.")
             raise
 
@@ -218,6 +242,28 @@ class Desk:
         """Only what OpenAI's API knows; CrewAI adds keys of its own."""
         known = ("role", "content", "tool_calls", "tool_call_id", "name")
         return [{k: m[k] for k in known if k in m} for m in messages]
+
+
+def _makes_sense(call: Any) -> bool:
+    """Whether it names a tool, in OpenAI's form."""
+    function = call.get("function") if isinstance(call, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _mended(call: dict[str, Any]) -> dict[str, Any]:
+    """The call with arguments that are an object; CrewAI breaks off at others, and tells the agent
+    what is missing in an empty one."""
+    function = call["function"]
+    with suppress(TypeError, ValueError):
+        if isinstance(json.loads(function.get("arguments")), dict):
+            return call
+    return call | {"function": function | {"arguments": "{}"}}
+
+
+def cut(result: str) -> str:
+    """As much of a tool's result as an agent reads, and a word on the rest."""
+    more = len(result) - RESULT_CHARS
+    return f"{result[:RESULT_CHARS]}\n[{more} characters more]" if more > 0 else result
 
 
 def brief(text: str) -> str:

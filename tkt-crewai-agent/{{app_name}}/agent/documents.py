@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FORMATS = (".md", ".txt")
 PASSAGE_CHARS = 1200
 """Longest passage that is found as one; a paragraph is cut only when it is longer."""
-LONGEST_READ = 30_000
+LONGEST_READ = 10_000
 """Characters of a document that an agent reads at once."""
 LONGEST_NAME = 200
 LANGUAGE = "english"
@@ -88,12 +88,16 @@ class Documents:
 
     async def listed(self) -> list[Document]:
         """By name."""
-        entries = await self.database.scroll(await self._open(), {"kind": ["entry"]})
-        newest = {e["document"]: e for e in sorted(entries, key=lambda e: str(e["added_at"]))}
+        entries = await self._entries()
         return [
             Document(name, entry["characters"], entry["added_at"])
-            for name, entry in sorted(newest.items())
+            for name, entry in sorted(entries.items())
         ]
+
+    async def _entries(self) -> dict[str, Payload]:
+        """The newest of each document: an older one is there when its removal broke off."""
+        found = await self.database.scroll(await self._open(), {"kind": ["entry"]})
+        return {e["document"]: e for e in sorted(found, key=lambda e: str(e["added_at"]))}
 
     async def search(self, query: str, limit: int = 6) -> list[Passage]:
         """The passages that hold most of the words of `query`, best first."""
@@ -101,8 +105,10 @@ class Documents:
         if not list(words.indices):
             return []
         collection = await self._open()
-        search = Search("sparse", (list(words.indices), list(words.values)), limit)
+        served = {entry["version"] for entry in (await self._entries()).values()}
+        search = Search("sparse", (list(words.indices), list(words.values)), 2 * limit)
         (rows,) = await self.database.query(collection, [search], {"kind": ["passage"]}, {})
+        rows = [row for row in rows if row.payload["version"] in served][:limit]
         full = {row.id: row for row in await self.database.fetch(collection, [r.id for r in rows])}
         return [
             Passage(payload["document"], payload["text"], round(row.score, 3))
@@ -112,8 +118,9 @@ class Documents:
 
     async def read(self, name: str, start: int = 0) -> str:
         """A document's text from character `start` on."""
-        entry = await self._known(name)
-        found = await self.database.scroll(await self._open(), {"document": [entry.name]})
+        await self._known(name)
+        version = (await self._entries())[name]["version"]
+        found = await self.database.scroll(await self._open(), {"version": [version]})
         passages = [p for p in found if p["kind"] == "passage"]
         text = "\n\n".join(p["text"] for p in sorted(passages, key=lambda p: int(p["number"])))
         part = text[start : start + LONGEST_READ]

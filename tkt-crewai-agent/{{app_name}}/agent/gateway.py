@@ -7,10 +7,12 @@ with nothing; both count as failures here. One sentence says what failed and wha
 
 import asyncio
 import json
+import math
 import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,7 +90,11 @@ class ChatModel:
                 )
             )
         except Wrong as wrong:
-            raise wrong.with_a_way_around(bool(tools)) from wrong
+            self._picked = ""  # `auto` looks anew: it may be gone
+            way = wrong.with_a_way_around(bool(tools))
+            if way is wrong:
+                raise
+            raise way from wrong
         try:
             return self._said(json.loads(response.content), model, response.headers)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -101,7 +107,8 @@ class ChatModel:
 
     def _said(self, told: dict[str, Any], model: str, headers: httpx.Headers) -> Said:
         message = told["choices"][0]["message"]
-        calls, usage = message.get("tool_calls") or [], told.get("usage") or {}
+        wanted, usage = message.get("tool_calls") or [], told.get("usage") or {}
+        calls = [call for call in wanted if isinstance(call["function"]["name"], str)]
         text = str(message.get("content") or "")
         if not (calls or text.strip()):
             raise ValueError("it said nothing")
@@ -109,11 +116,12 @@ class ChatModel:
             int(usage.get("prompt_tokens") or 0),
             int(usage.get("completion_tokens") or 0),
         )
-        dollars = usage.get("cost", headers.get(COST))
+        dollars = _price(usage.get("cost"))
+        if dollars is None:
+            dollars = _price(headers.get(COST))
         if dollars is None and any(self._prices):
             dollars = (read * self._prices[0] + written * self._prices[1]) / 1e6
-        cost = None if dollars is None else float(dollars)
-        return Said(text, model, calls, read, written, cost)
+        return Said(text, model, calls, read, written, dollars)
 
     async def name(self) -> str:
         """The configured model, or for `auto` the first that answers."""
@@ -141,6 +149,9 @@ class ChatModel:
         if name not in await self.models():
             raise Unavailable(f"The gateway does not list {name}; check CHAT_MODEL.")
         return name
+
+    async def close(self) -> None:
+        await self._http.aclose()
 
     async def _answers(self, name: str) -> bool:
         message = {"role": "user", "content": "Hi"}
@@ -194,6 +205,14 @@ class ChatModel:
             f"The gateway at {self._http.base_url} gives no usable answer ({said}); "
             "check LITELLM_ENDPOINT and that it runs."
         )
+
+
+def _price(told: Any) -> float | None:
+    """Dollars, where that is what was told."""
+    with suppress(TypeError, ValueError):
+        dollars = float(told)
+        return dollars if 0 <= dollars < math.inf else None
+    return None
 
 
 class Wrong(Unavailable):

@@ -4,15 +4,29 @@
 workers share. Both keep a record a run, its events in order, and a queue of runs to work on.
 """
 
-from collections.abc import AsyncGenerator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from agent.records import Record
 from agent.runs import Event
 
+T = TypeVar("T")
 TRIES = 3
 """Workers that may be lost over a run before it is put aside as a dead letter."""
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What is begun is done, also when whoever asked is cancelled meanwhile: or they would not know
+    whether it was."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=5)
+        raise
 
 
 class Changed(Exception):
@@ -45,6 +59,11 @@ class Job(Protocol):
     tries: int
     """How often it was taken since it was queued, this time included."""
 
+    @property
+    def ticket(self) -> str:
+        """Which message of the queue it is; "" where there is none."""
+        return ""
+
     async def working(self) -> None: ...
     async def done(self) -> None:
         """It needs no worker any more."""
@@ -73,9 +92,12 @@ class Journal(Protocol):
     async def start(self) -> None:
         """Connect, and take up again what a process that ended has left."""
 
-    async def create(self, record: Record, key: str) -> Record:
-        """Keep and queue a new run. With a `key` that its owner has used before nothing is
-        created, and the record of that time is given."""
+    async def found(self, owner: str, key: str) -> Record | None:
+        """The run that its owner began with this key."""
+
+    async def create(self, record: Record, key: str, first: Event | None = None) -> Record:
+        """Keep and queue a new run, and tell `first` before a worker can have it. With a `key` that
+        its owner has used before nothing is created, and the record of that time is given."""
 
     async def read(self, run_id: str) -> Record | None: ...
 

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from json import dumps, loads
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import Unavailable
-from agent.journal import Brief, Changed, brief
+from agent.journal import Brief, Changed, brief, to_its_end
 from agent.records import FINAL, Record, load, now
 from agent.runs import Event
 
@@ -39,6 +40,7 @@ class LocalJob:
     run_id: str
     tries: int
     _journal: "LocalJournal"
+    ticket = ""
 
     async def working(self) -> None:
         """Nobody else could take it."""
@@ -47,7 +49,8 @@ class LocalJob:
         await self._journal.worked(self.run_id)
 
     async def again(self) -> None:
-        await self.done()
+        with suppress(Unavailable):  # its tries are not worth losing it
+            await self.done()
         await self._journal.queue(self.run_id)
 
     async def lost(self) -> None:
@@ -69,7 +72,7 @@ class LocalJournal:
         self._folder, self._keep_days, self._listeners = folder, keep_days, listeners
         self._thread = ThreadPoolExecutor(1, "journal")
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
-        self._news: dict[str, asyncio.Event] = {}
+        self._news: dict[str, set[asyncio.Event]] = {}
         self._tidied = 0.0
 
     async def start(self) -> None:
@@ -94,11 +97,19 @@ class LocalJournal:
         left = "SELECT id FROM runs WHERE state IN ('queued', 'running') ORDER BY created_at"
         return [run_id for (run_id,) in self._db.execute(left)]
 
-    async def create(self, record: Record, key: str) -> Record:
+    async def found(self, owner: str, key: str) -> Record | None:
+        kept: Record | None = await self._run(self._find, owner, key)
+        return kept
+
+    def _find(self, owner: str, key: str) -> Record | None:
+        earlier = "SELECT record, revision FROM runs WHERE owner = ? AND key = ? AND key != ''"
+        found = self._db.execute(earlier, (owner, key)).fetchone()
+        return load(*found) if found else None
+
+    async def create(self, record: Record, key: str, first: Event | None = None) -> Record:
         def insert() -> Record:
-            earlier = "SELECT record, revision FROM runs WHERE owner = ? AND key = ? AND key != ''"
-            if found := self._db.execute(earlier, (record.owner, key)).fetchone():
-                return load(*found)
+            if found := self._find(record.owner, key):
+                return found
             record.revision = 1
             row = (record.id, record.owner, key, record.state, record.created_at, 1)
             self._db.execute(
@@ -110,6 +121,8 @@ class LocalJournal:
 
         kept: Record = await self._run(insert)
         if kept is record:
+            if first:
+                await self.add(record.id, first)
             self._waiting.put_nowait(record.id)
         return kept
 
@@ -123,6 +136,9 @@ class LocalJournal:
         return kept
 
     async def write(self, record: Record) -> None:
+        await to_its_end(self._write(record))
+
+    async def _write(self, record: Record) -> None:
         record.updated_at = now()
 
         def update() -> bool:
@@ -170,7 +186,11 @@ class LocalJournal:
             wanted = "SELECT tries FROM runs WHERE id = ?"
             return int((self._db.execute(wanted, (run_id,)).fetchone() or (1,))[0])
 
-        return LocalJob(run_id, await self._run(count), self)
+        try:
+            return LocalJob(run_id, await self._run(count), self)
+        except BaseException:
+            self._waiting.put_nowait(run_id)
+            raise
 
     async def take_no_more(self) -> None:
         """There are no other workers; the next start of the process takes it."""
@@ -189,23 +209,29 @@ class LocalJournal:
             )
 
         await self._run(insert)
-        if news := self._news.pop(run_id, None):
+        for news in self._news.get(run_id, ()):
             news.set()
         if self._listeners:
             await self._listeners.announce(run_id, event)
         await self._tidy()
 
     async def events(self, run_id: str) -> AsyncGenerator[Event, None]:
-        seen = 0
-        while True:
-            news = self._news.setdefault(run_id, asyncio.Event())
-            for (text,) in await self._run(self._since, run_id, seen):
-                seen += 1
-                event = Event(*loads(text))
-                yield event
-                if event.last:
-                    return
-            await news.wait()
+        seen, news = 0, asyncio.Event()
+        self._news.setdefault(run_id, set()).add(news)
+        try:
+            while True:
+                news.clear()
+                for (text,) in await self._run(self._since, run_id, seen):
+                    seen += 1
+                    event = Event(*loads(text))
+                    yield event
+                    if event.last:
+                        return
+                await news.wait()
+        finally:
+            self._news[run_id].discard(news)
+            if not self._news[run_id]:
+                del self._news[run_id]
 
     def _since(self, run_id: str, seen: int) -> list[tuple[str]]:
         wanted = "SELECT event FROM events WHERE run = ? AND number > ? ORDER BY number"
@@ -237,7 +263,9 @@ class LocalJournal:
 
         def delete() -> None:
             self._db.execute(
-                f"DELETE FROM runs WHERE created_at < ? AND state IN ({states})", (oldest,)
+                f"DELETE FROM runs WHERE json_extract(record, '$.updated_at') < ? "
+                f"AND state IN ({states})",
+                (oldest,),
             )
             self._db.execute("DELETE FROM events WHERE run NOT IN (SELECT id FROM runs)")
 

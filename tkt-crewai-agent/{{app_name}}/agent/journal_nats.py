@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MsgAlreadyAckdError
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -36,7 +37,7 @@ from nats.js.errors import (
 )
 
 from agent.errors import Unavailable
-from agent.journal import Brief, Changed, brief
+from agent.journal import Brief, Changed, brief, to_its_end
 from agent.nats_server import NatsServer, message
 from agent.records import FINAL, Record, load, now
 from agent.runs import Event
@@ -60,11 +61,16 @@ class NatsJob:
     _message: Msg
     _journal: "NatsJournal"
 
+    @property
+    def ticket(self) -> str:
+        return str(self._message.metadata.sequence.stream)
+
     async def working(self) -> None:
         await self._message.in_progress()
 
     async def done(self) -> None:
-        await self._message.ack()
+        with suppress(MsgAlreadyAckdError):  # it was buried
+            await self._message.ack()
 
     async def again(self) -> None:
         await self._journal.queue(self.run_id)
@@ -98,11 +104,13 @@ class NatsJournal:
             await self._stream(f"{app}-dead", "dead", RetentionPolicy.LIMITS)
             self._bucket = await self._records(f"{app}-runs")
             consumer = ConsumerConfig(
-                ack_policy=AckPolicy.EXPLICIT, ack_wait=self._ack_wait_s, max_ack_pending=10_000
+                durable_name="workers",
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=self._ack_wait_s,
+                max_ack_pending=10_000,
             )
-            self._queue = await self._js.pull_subscribe(
-                self._server.subject("work"), "workers", f"{app}-work", consumer
-            )
+            await self._js.add_consumer(f"{app}-work", consumer)  # or changed, where it is there
+            self._queue = await self._js.pull_subscribe_bind("workers", f"{app}-work")
         except (NatsError, StreamError, OSError, TimeoutError) as error:
             raise self._server.away(error) from error
         there = asyncio.Event()
@@ -122,18 +130,29 @@ class NatsJournal:
 
     async def _records(self, name: str) -> Any:
         try:
-            return await self._js.key_value(name)
+            bucket = await self._js.key_value(name)
         except BucketNotFoundError:
             config = KeyValueConfig(name, history=1, ttl=self._keep_s)
             return await self._js.create_key_value(config)
+        there = (await self._js.stream_info(f"KV_{name}")).config
+        if there.max_age != self._keep_s:
+            await self._js.update_stream(there.evolve(max_age=self._keep_s))
+        return bucket
 
-    async def create(self, record: Record, key: str) -> Record:
+    async def found(self, owner: str, key: str) -> Record | None:
+        try:
+            there = await self._ask(lambda: self._bucket.get(_key(owner, key)))
+            return await self.read(there.value.decode())
+        except KeyNotFoundError:
+            return None
+
+    async def create(self, record: Record, key: str, first: Event | None = None) -> Record:
         if key:
-            owned = hashlib.sha256(f"{record.owner}\n{key}".encode()).hexdigest()
+            owned = _key(record.owner, key)
             try:
-                await self._ask(lambda: self._bucket.create(f"key.{owned}", record.id.encode()))
+                await self._ask(lambda: self._bucket.create(owned, record.id.encode()))
             except KeyWrongLastSequenceError:
-                earlier = (await self._bucket.get(f"key.{owned}")).value.decode()
+                earlier = (await self._ask(lambda: self._bucket.get(owned))).value.decode()
                 if found := await self.read(earlier):
                     return found
                 record.id = earlier  # its record was never written
@@ -144,11 +163,13 @@ class NatsJournal:
         except KeyWrongLastSequenceError:  # this very call, whose first answer was lost
             return await self.read(record.id) or record
         self._seen(record)
+        if first:
+            await self.add(record.id, first)
         await self.queue(record.id)
         return record
 
     async def read(self, run_id: str) -> Record | None:
-        if not run_id.isalnum():
+        if not (run_id.isascii() and run_id.isalnum()):
             return None
         try:
             entry = await self._ask(lambda: self._bucket.get(f"run.{run_id}"))
@@ -157,6 +178,9 @@ class NatsJournal:
             return None
 
     async def write(self, record: Record) -> None:
+        await to_its_end(self._write(record))
+
+    async def _write(self, record: Record) -> None:
         record.updated_at = now()
         data = record.dump()
         try:
@@ -171,14 +195,19 @@ class NatsJournal:
         self._seen(record)
 
     async def listed(self, owner: str, limit: int) -> list[Brief]:
+        self._forget()
         mine = [one for one in self._known.values() if one.owner == owner]
         return sorted(mine, key=lambda one: one.created_at, reverse=True)[:limit]
 
     async def counts(self) -> dict[str, int]:
-        oldest = time.time() - self._keep_s
-        self._known = {k: b for k, b in self._known.items() if _epoch(b.updated_at) > oldest}
+        self._forget()
         states = [one.state for one in self._known.values() if one.state not in FINAL]
         return {state: states.count(state) for state in set(states)}
+
+    def _forget(self) -> None:
+        """What the server has forgotten by itself, which it does not tell."""
+        oldest = time.time() - self._keep_s
+        self._known = {k: b for k, b in self._known.items() if _epoch(b.updated_at) > oldest}
 
     async def queue(self, run_id: str) -> None:
         await self._publish("work", run_id.encode())
@@ -254,7 +283,8 @@ class NatsJournal:
                     if entry is None:
                         there.set()
                     elif entry.value:
-                        self._seen(load(entry.value, entry.revision))
+                        with suppress(ValueError, TypeError, KeyError, AttributeError):
+                            self._seen(load(entry.value, entry.revision))  # or it is none
             except (NatsError, StreamError, OSError, ValueError):
                 await asyncio.sleep(PAUSE_S)
 
@@ -271,11 +301,13 @@ class NatsJournal:
             return
         info = await self._ask(self._queue.consumer_info)
         if not (info.num_pending or info.num_ack_pending):
-            await self.queue(forgotten[0])
+            # All replicas find it at the same time: the server takes the first one's message.
+            moment = f"{forgotten[0]}-{int(time.time() // FORGOTTEN_S)}"
+            await self._publish("work", forgotten[0].encode(), moment)
 
-    async def _publish(self, name: str, body: bytes) -> None:
+    async def _publish(self, name: str, body: bytes, number: str = "") -> None:
         subject = self._server.subject(*name.split("."))
-        once = {"Nats-Msg-Id": uuid.uuid4().hex}  # a second try of it is no second message
+        once = {"Nats-Msg-Id": number or uuid.uuid4().hex}  # a second try is no second message
         await self._ask(lambda: self._js.publish(subject, body, headers=once))
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -290,6 +322,11 @@ class NatsJournal:
                 if time.monotonic() > deadline:
                     raise self._server.away(error) from error
                 await asyncio.sleep(PAUSE_S)
+
+
+def _key(owner: str, key: str) -> str:
+    """Where the bucket has the id of the run that was begun with this key."""
+    return f"key.{hashlib.sha256(f'{owner}{chr(10)}{key}'.encode()).hexdigest()}"
 
 
 def _epoch(at: str) -> float:

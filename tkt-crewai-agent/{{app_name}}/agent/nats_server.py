@@ -55,7 +55,9 @@ class NatsServer:
         try:
             await self.client.jetstream().account_info()
             return True
-        except (NatsError, StreamError, TimeoutError):
+        except TimeoutError as error:  # it is there and says nothing: that is no answer
+            raise self.away(error) from error
+        except (NatsError, StreamError):
             return False
 
     def subject(self, *names: str) -> str:

@@ -8,8 +8,9 @@ import json
 import uuid
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 FINAL = ("done", "failed", "cancelled")
 """States that a run does not leave."""
 LONGEST_TEXT = 50_000
@@ -75,6 +76,8 @@ class Record:
     attempt: int = 0
     """How often a worker has taken it up."""
     worker: str = ""
+    ticket: str = ""
+    """The message of the queue with which that worker has it."""
     outputs: list[dict[str, str]] = field(default_factory=list)
     """Finished tasks, in order: task, agent, text."""
     spent: Spent = field(default_factory=Spent)
@@ -82,6 +85,8 @@ class Record:
     """The approval that it waits for: task, text, at."""
     comments: list[dict[str, str]] = field(default_factory=list)
     """What people have decided: task, decision, comment, by."""
+    model: str = ""
+    """That answered last."""
     result: str = ""
     error: str = ""
     trace_id: str | None = None
@@ -91,6 +96,13 @@ class Record:
     updated_at: str = field(default_factory=now)
     revision: int = 0
     """Counted by the journal: a record that was changed since it was read cannot be written."""
+
+    @property
+    def undecided(self) -> str:
+        """The task that it has finished last, if a person must decide before it goes on."""
+        task = self.outputs[-1]["task"] if self.outputs else ""
+        decided = any(c["task"] == task and c["decision"] == "approve" for c in self.comments)
+        return task if task in self.approve and not decided else ""
 
     @property
     def final(self) -> bool:
@@ -108,5 +120,9 @@ def load(data: bytes | str, revision: int) -> Record:
     told: dict[str, Any] = json.loads(data)
     known = {one.name for one in fields(Record)}
     told = {name: value for name, value in told.items() if name in known}
-    told |= {"budget": Budget(**told["budget"]), "spent": Spent(**told["spent"])}
+    told |= {"budget": _of(Budget, told["budget"]), "spent": _of(Spent, told["spent"])}
     return Record(**told | {"revision": revision})
+
+
+def _of(kind: type[T], told: dict[str, Any]) -> T:
+    return kind(**{name: told[name] for name in kind.__dataclass_fields__ if name in told})  # type: ignore[attr-defined]

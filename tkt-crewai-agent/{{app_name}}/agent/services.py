@@ -90,6 +90,8 @@ class Services:
         await self.runs.close()
         await self.journal.close()
         await self.documents.close()
+        if isinstance(self.model, ChatModel):
+            await self.model.close()
         if self.toolbox.pages:
             await self.toolbox.pages.close()
         await asyncio.to_thread(self.tracing.close)

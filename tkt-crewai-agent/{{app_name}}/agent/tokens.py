@@ -6,6 +6,8 @@ when it is refused.
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
 
 import httpx
 
@@ -46,7 +48,9 @@ class KeycloakToken(httpx.Auth):
 
     async def _keep(self, response: httpx.Response) -> None:
         await response.aread()
-        token = {} if response.is_error else response.json()
+        token: dict[str, Any] = {}
+        with suppress(ValueError):  # a web page, where a proxy stands in the way
+            token = {} if response.is_error else response.json()
         if "access_token" not in token:
             raise httpx.HTTPError(f"Keycloak answers {response.status_code} and gives no token")
         self._token = token["access_token"]

@@ -6,7 +6,7 @@ another process, takes it; and it follows the events that the journal has of it.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,10 @@ from agent.worker import PAUSE_S, last_event
 if TYPE_CHECKING:
     from agent.services import Services
 
+QUEUED = Event("state", {"state": "queued", "attempt": 0, "note": ""})
 CANCELLED = "This was cancelled."
+SILENCE_S = 2
+"""How long the last event of a run that has ended may take."""
 LONGEST_COMMENT = 4000
 PROCESSES = ("sequential", "hierarchical")
 
@@ -54,7 +57,8 @@ async def begin(here: "Services", ask: Ask) -> Record:
     if unknown := [name for name in ask.approve if name not in tasks]:
         raise Refused(f"No task to approve is called {unknown[0][:50]!r}; there are {tasks}.")
     here.limits.request(ask.user)
-    here.limits.run(ask.user, here.runs)
+    if not (ask.key and await here.journal.found(ask.user.id, ask.key)):
+        here.limits.run(ask.user, here.runs)
     wanted = Record(
         ask.user.id,
         topic,
@@ -64,11 +68,8 @@ async def begin(here: "Services", ask: Ask) -> Record:
         ask.door,
         traceparent=ask.traceparent,
     )
-    record = await here.journal.create(wanted, ask.key)
-    if record is wanted:
-        queued = {"state": "queued", "attempt": 0, "note": ""}
-        await here.journal.add(record.id, Event("state", queued))
-    elif (record.topic, record.process) != (topic, ask.process):
+    record = await here.journal.create(wanted, ask.key, QUEUED)
+    if record is not wanted and (record.topic, record.process) != (topic, ask.process):
         raise Refused("This key was used before, for another topic or process; use a new one.", 409)
     _mirror(here, record)
     return record
@@ -79,7 +80,8 @@ def _budget(here: "Services", wanted: dict[str, float]) -> Budget:
     for name, amount in wanted.items():
         if name not in vars(most):
             raise Refused(f"There is no budget of {name[:50]!r}; there are {list(vars(most))}.")
-        if not 0 < amount <= (limit := getattr(most, name)):
+        limit = getattr(most, name)
+        if not 0 < amount <= limit:
             raise Refused(f"The budget of {name} is more than 0 and at most {limit:g} here.")
     return Budget(**vars(most) | wanted)
 
@@ -106,11 +108,12 @@ def _mirror(here: "Services", record: Record) -> Run:
         while True:
             number = 0
             try:
-                async for event in here.journal.events(record.id):
-                    number += 1
-                    if number > seen:
-                        seen = number
-                        yield event
+                async with aclosing(_told(here, record)) as events:
+                    async for event in events:
+                        number += 1
+                        if number > seen:
+                            seen = number
+                            yield event
                 return
             except Unavailable:  # the run goes on, and so do its readers when it is back
                 await asyncio.sleep(PAUSE_S)
@@ -118,6 +121,22 @@ def _mirror(here: "Services", record: Record) -> Run:
     if run := here.runs.get(record.id, record.owner):
         return run
     return here.runs.start(events, None, record.owner, record.id)
+
+
+async def _told(here: "Services", record: Record) -> AsyncGenerator[Event, None]:
+    """The journal's events; where the process ended before it could tell the last one of a run that
+    has ended, that one from the record."""
+    async with aclosing(here.journal.events(record.id)) as events:
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE_S if record.final else None):
+                    event = await anext(events)
+            except TimeoutError:
+                yield last_event(record, here.model.rehearses)
+                return
+            except StopAsyncIteration:
+                return
+            yield event
 
 
 async def cancel(here: "Services", run_id: str, user: User) -> Record:
@@ -168,7 +187,7 @@ async def listed(here: "Services", user: User, limit: int = 50) -> list[Brief]:
 
 def told(record: Record) -> dict[str, Any]:
     """A record as the API gives it: all but what is the workers' own."""
-    hidden = ("owner", "traceparent", "revision", "worker", "id")
+    hidden = ("owner", "traceparent", "revision", "worker", "ticket", "id")
     shown = {name: value for name, value in vars(record).items() if name not in hidden}
     shown |= {"spent": vars(record.spent), "budget": vars(record.budget)}
     return shown | {"run_id": record.id}

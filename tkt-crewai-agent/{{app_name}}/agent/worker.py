@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from agent import prompts
 from agent.desk import Desk, Stopped
 from agent.errors import Unavailable
-from agent.journal import TRIES, Changed, Job, Journal
+from agent.journal import TRIES, Changed, Job, Journal, to_its_end
 from agent.records import Record, now
 from agent.runs import Event
 from agent.tools import offered
@@ -43,6 +43,7 @@ class Work:
     job: Job
     task: "asyncio.Task[None] | None" = None
     handed_back: bool = False
+    attempt: int = 0
 
     def cancel(self) -> None:
         if self.task:
@@ -60,7 +61,8 @@ class Worker:
         self._beat_s = ack_wait_s / 3
         self._threads = ThreadPoolExecutor(at_once, "crew")
         self._room = asyncio.Semaphore(at_once)
-        self._at_work: dict[str, Work] = {}
+        self._at_work: list[Work] = []
+        """In the order in which they were taken; a run can be there twice."""
         self._taking: asyncio.Task[None] | None = None
         self._journal: Journal | None = None
 
@@ -81,10 +83,11 @@ class Worker:
             await asyncio.wait([self._taking])
         if self._journal:
             await self._journal.take_no_more()
-        for work in self._at_work.values():
-            work.handed_back = True
-            work.cancel()
-        if tasks := [work.task for work in self._at_work.values() if work.task]:
+        for work in self._at_work:
+            if not work.handed_back:  # a second word would break off what the first has begun
+                work.handed_back = True
+                work.cancel()
+        if tasks := [work.task for work in self._at_work if work.task]:
             await asyncio.wait(tasks, timeout=5)
 
     async def close(self) -> None:
@@ -93,9 +96,9 @@ class Worker:
 
     def _noticed(self, record: Record) -> None:
         """Somebody has written a record: a run that was cancelled is stopped, wherever it is."""
-        work = self._at_work.get(record.id)
-        if work and record.state == "cancelled":
-            work.cancel()
+        if record.state == "cancelled":
+            for work in self._of(record.id):
+                work.cancel()
 
     async def _take(self, here: "Services") -> None:
         while True:
@@ -109,24 +112,30 @@ class Worker:
                 self._room.release()
                 await asyncio.sleep(PAUSE_S)
                 continue
-            work = self._at_work[job.run_id] = Work(job)
-            work.task = asyncio.create_task(self._have(here, work))
+            before, work = self._of(job.run_id), Work(job)
+            self._at_work.append(work)
+            work.task = asyncio.create_task(self._have(here, work, before))
             work.task.add_done_callback(partial(self._leave, work))
 
     def _leave(self, work: Work, _: "asyncio.Task[None]") -> None:
-        if self._at_work.get(work.job.run_id) is work:
-            del self._at_work[work.job.run_id]
+        self._at_work.remove(work)
         self._room.release()
 
-    async def _have(self, here: "Services", work: Work) -> None:
-        """One job, from the queue to its end."""
+    def _of(self, run_id: str) -> list[Work]:
+        return [work for work in self._at_work if work.job.run_id == run_id]
+
+    async def _have(self, here: "Services", work: Work, before: list[Work]) -> None:
+        """One job, from the queue to its end; after `before`, where this worker has the run."""
         job = work.job
         beating = asyncio.create_task(self._beat(job))
         try:
+            if tasks := [other.task for other in before if other.task]:
+                await asyncio.wait(tasks)
             record = await self._begin(here, job)
             if record is None:
                 await job.done()
             else:
+                work.attempt = record.attempt
                 await self._work(here, record, work)
         except asyncio.CancelledError:
             if work.handed_back:
@@ -135,13 +144,17 @@ class Worker:
                 await job.done()
         except Changed:
             with suppress(Exception):  # it was cancelled, or is another worker's now
-                if (there := await here.journal.read(job.run_id)) and there.final:
-                    await job.done()
+                there = await here.journal.read(job.run_id)
+                if there is None or there.final or there.ticket != job.ticket:
+                    await job.done()  # another has it, with another message of the queue
+                elif (there.worker, there.attempt) == (self.name, work.attempt):
+                    await job.lost()  # nobody else's: it was this worker's own write
         except Exception as error:
             log.warning("run %s could not be worked on: %s", job.run_id, error)
             await asyncio.sleep(PAUSE_S)
             with suppress(Exception):  # then it is taken up when nobody says that they work on it
-                await job.lost()
+                # A journal that is away is no lost worker, and does not count as one.
+                await (job.again() if isinstance(error, Unavailable) else job.lost())
         finally:
             beating.cancel()
 
@@ -155,7 +168,12 @@ class Worker:
         """The record, marked as this worker's; None when there is nothing to do."""
         while True:
             record = await here.journal.read(job.run_id)
-            if record is None or record.final or record.state == "waiting":
+            if record is None or record.state == "waiting":
+                return None
+            if record.final:  # whoever ended it may have ended before they told so
+                if job.tries > 1 or not here.journal.shared:
+                    event = last_event(record, here.model.rehearses)
+                    await here.journal.add(record.id, event)
                 return None
             if job.tries > TRIES:
                 here.measures.dead_letter()
@@ -163,7 +181,7 @@ class Worker:
                 await job.bury("lost its workers")
                 return None
             again = record.attempt > 0 and job.tries > 1
-            record.state, record.worker = "running", self.name
+            record.state, record.worker, record.ticket = "running", self.name, job.ticket
             record.attempt += 1
             with suppress(Changed):
                 await here.journal.write(record)
@@ -188,21 +206,25 @@ class Worker:
         record.traceparent = trace.traceparent.get("traceparent", record.traceparent)
         desk = Desk(here, record, trace)
         left = record.budget.seconds - record.spent.seconds
+        limit = asyncio.timeout(max(0.0, left))
         try:
-            async with asyncio.timeout(max(0.0, left)):
+            async with limit:
                 await self._crew(here, record, desk)
-            await self._settle(here, record, trace)
-        except TimeoutError:
-            limit = f"The run has used its {record.budget.seconds:g} seconds and was ended."
-            await self._fail(desk, limit)
+            await to_its_end(self._settle(here, record, trace))
         except (asyncio.CancelledError, Changed):
             trace.end(level="WARNING", status_message="stopped")
             raise
         except Exception as error:
+            if desk.unkept:
+                trace.end(level="WARNING", status_message="stopped")
+                raise desk.unkept from error
+            if limit.expired():
+                most = f"{record.budget.seconds:g} seconds"
+                desk.reason = f"The run has used its {most} and was ended."
             if not (desk.reason or isinstance(error, Stopped | Unavailable)):
                 log.error("run %s failed: %s", record.id, type(error).__name__, exc_info=error)
             reason = desk.reason or f"The crew failed ({type(error).__name__}: {str(error)[:300]})."
-            await self._fail(desk, reason)
+            await to_its_end(self._fail(desk, reason))
         finally:
             desk.stop()
         await work.job.done()
@@ -216,18 +238,20 @@ class Worker:
                 steps.append(step)
                 if step.name in record.approve:
                     break
-        if not steps:
+        if not steps or record.undecided:
             return
         await desk.begin(steps[0].name, here.agent_of(steps[0].name))
         thinking = asyncio.get_running_loop().run_in_executor(
             self._threads, self._think, record, steps, here, desk
         )
+        thinking.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at
         try:
             await asyncio.shield(thinking)
         except BaseException:
             desk.stop()
             with suppress(Exception):
-                await asyncio.wait_for(asyncio.shield(thinking), END_S)
+                await asyncio.wait([thinking], timeout=END_S)
+            await desk.quiet()
             raise
 
     def _think(self, record: Record, steps: Any, here: "Services", desk: Desk) -> None:
@@ -238,7 +262,7 @@ class Worker:
     async def _settle(self, here: "Services", record: Record, trace: Trace) -> None:
         """The crew has come to an end: of its work, or to where a person decides."""
         last = record.outputs[-1]
-        if last["task"] in record.approve and last["task"] != prompts.TASKS[-1].name:
+        if record.undecided:
             asked = {"task": last["task"], "text": last["text"]}
             record.state, record.asked = "waiting", asked | {"at": now()}
             await here.journal.write(record)
@@ -277,6 +301,7 @@ def last_event(record: Record, rehearsal: bool) -> Event:
     """How a run ended, as its readers learn it."""
     told: dict[str, Any] = {"run_id": record.id, "spent": vars(record.spent)}
     if record.state == "done":
-        told |= {"result": record.result, "outputs": record.outputs, "rehearsal": rehearsal}
+        told |= {"result": record.result, "outputs": record.outputs, "model": record.model}
+        told |= {"rehearsal": rehearsal}
         return Event("done", told | {"trace_id": record.trace_id})
     return Event("error", told | {"detail": record.error, "state": record.state})
