@@ -75,6 +75,8 @@ def told_to(gateway: Gateway, **how: Any) -> Iterator[None]:
             setattr(gateway, name, value)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_its_own_tests_pass_with_its_own_requirements() -> None:
     command = [live.bin_folder(CREW) / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     env = {"PATH": f"{os.path.dirname(live.sys.executable)}:/usr/bin:/bin"}

@@ -63,11 +63,7 @@ class Documents:
         if not text.strip():
             raise Refused(f"{name!r} holds no text.")
         version = str(uuid.uuid4())
-        passages = cut(text)
-        points = [
-            self._point(f"{version}/{n}", name, version, passage, number=n)
-            for n, passage in enumerate(passages)
-        ]
+        points = await asyncio.to_thread(self._points, name, version, text)
         entry: Payload = {"kind": "entry", "document": name, "version": version}
         entry |= {"characters": len(text), "added_at": now()}
         async with self._writing:
@@ -151,6 +147,12 @@ class Documents:
                 await self.database.switch(self._name, None)
             self._collection = current or self._name
         return self._collection
+
+    def _points(self, name: str, version: str, text: str) -> list[Point]:
+        return [
+            self._point(f"{version}/{n}", name, version, passage, number=n)
+            for n, passage in enumerate(cut(text))
+        ]
 
     def _point(self, key: str, document: str, version: str, text: str, number: int) -> Point:
         payload: Payload = {"kind": "passage", "document": document, "version": version}

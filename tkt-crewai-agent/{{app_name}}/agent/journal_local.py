@@ -121,9 +121,11 @@ class LocalJournal:
 
         kept: Record = await self._run(insert)
         if kept is record:
-            if first:
-                await self.add(record.id, first)
-            self._waiting.put_nowait(record.id)
+            try:
+                if first:
+                    await self.add(record.id, first)
+            finally:  # it is kept, so somebody must take it
+                self._waiting.put_nowait(record.id)
         return kept
 
     async def read(self, run_id: str) -> Record | None:

@@ -45,6 +45,8 @@ from agent.runs import Event
 T = TypeVar("T")
 TAKE_S = 5
 """How long one request for work waits at the server."""
+HEARTBEAT_S = 1
+"""Of a stream that is followed; two that are missing, and it is asked for anew."""
 PATIENCE_S = 30
 """How long a call is tried again while the server is away, as when it is being restarted."""
 PAUSE_S = 0.5
@@ -236,7 +238,9 @@ class NatsJournal:
     async def events(self, run_id: str) -> AsyncGenerator[Event, None]:
         subject = self._server.subject("events", run_id)
         try:
-            following = await self._js.subscribe(subject, ordered_consumer=True)
+            following = await self._js.subscribe(
+                subject, ordered_consumer=True, idle_heartbeat=HEARTBEAT_S
+            )
         except (NatsError, StreamError, TimeoutError) as error:
             raise self._server.away(error) from error
         try:
@@ -246,6 +250,8 @@ class NatsJournal:
                 except TimeoutError:
                     continue
                 except NatsError as error:
+                    if self._server.client.is_closed:  # for good: the process is ending
+                        raise asyncio.CancelledError from error
                     raise self._server.away(error) from error
                 event = Event(told["type"], told["data"])
                 yield event

@@ -80,7 +80,7 @@ class Worker:
         self.draining = True
         if self._taking:
             self._taking.cancel()
-            await asyncio.wait([self._taking])
+            await asyncio.wait([self._taking], timeout=END_S)
         if self._journal:
             await self._journal.take_no_more()
         for work in self._at_work:
