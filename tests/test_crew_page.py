@@ -22,7 +22,7 @@ from tests.network import free_port
 from tests.test_page import HOSTILE, MISSED, Desk
 from tests.test_page import browser as browser  # the fixture
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, MISSED]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.long, MISSED]
 NAMED = KEY | {"CHAT_MODEL": "double"}
 """Else a model is looked for, which takes a call of its own."""
 OTHERS_KEY = "tka_the-key-of-somebody-else"

@@ -79,7 +79,8 @@ def test_a_stream_is_passed_on_as_it_comes_and_its_end_too(
     with running(gateway.app) as url:
         litellm[1].post("/model/new", json=registration(url))
         with litellm[1].stream("POST", "/v1/chat/completions", json=body) as answer:
-            next(answer.iter_raw())
+            pieces = answer.iter_raw()  # dropping it would close the stream
+            next(pieces)
             assert gateway.active == 1
         wait_until(lambda: gateway.aborted == 1, 2)
         gateway.fail = "cut"
