@@ -36,7 +36,8 @@ from tests.network import free_port
 from tests.test_bad_days import GRACE_S, detail
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
-SOON = {"ACK_WAIT_S": 3, "CHAT_MODEL": "double"}
+SOON = {"ACK_WAIT_S": 6, "CHAT_MODEL": "double"}
+"""Soon enough for a test, and long enough for a busy machine."""
 
 
 @contextmanager
