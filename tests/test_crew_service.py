@@ -80,7 +80,7 @@ def told_to(gateway: Gateway, **how: Any) -> Iterator[None]:
 def test_its_own_tests_pass_with_its_own_requirements() -> None:
     command = [live.bin_folder(CREW) / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     env = {"PATH": f"{os.path.dirname(live.sys.executable)}:/usr/bin:/bin"}
-    env |= {"PYTHONPATH": str(live.GUARD)}
+    # Without the guard of the other apps: it stands in for the names that test_web.py looks up.
     done = subprocess.run(command, cwd=live.rendered(CREW), env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert re.search(r"\d+ passed", done.stdout)
