@@ -7,14 +7,11 @@ process of its own, which answers a call in a second; app, double and client sha
 cores. Prints a table and keeps it in results/crew.json.
 """
 
-import json
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -28,7 +25,7 @@ from results import save
 
 sys.path.insert(0, str(ROOT))
 from tests import live
-from tests.crewing import CREW, TASKS, crew, events, finished, nats
+from tests.crewing import CREW, TASKS, crew, events, finished, nats, repeated, topics
 from tests.crewing import start as begin
 from tests.network import free_port
 
@@ -93,7 +90,7 @@ def many() -> dict[str, Any]:
             going[0] = False
             watch.result()
         lost = sum(end["state"] != "done" for end in ends)
-        crossed = sum(_crossed(end, n) for n, end in enumerate(ends))
+        crossed = sum(topics(end) != {f"topic-{n}"} for n, end in enumerate(ends))
         return {
             "runs": RUNS,
             "runs_lost": lost,
@@ -102,12 +99,6 @@ def many() -> dict[str, Any]:
             "runs_health_ms": round(slowest[0] * 1000),
             "peak_mib": round(process.peak_mib()),
         }
-
-
-def _crossed(end: dict[str, Any], n: int) -> bool:
-    """Whether anything of another run is in this one."""
-    seen = set(re.findall(r"topic-\d+", json.dumps([end["result"], end["outputs"]])))
-    return seen != {f"topic-{n}"}
 
 
 def kill() -> dict[str, Any]:
@@ -133,26 +124,13 @@ def kill() -> dict[str, Any]:
         "worker_kill_runs": count,
         "worker_kill_runs_lost": again,
         "worker_kill_runs_taken_up": sum(end["attempt"] > 1 for end in ends),
-        "worker_kill_tasks_repeated": sum(map(repeated, told)),
+        "worker_kill_tasks_repeated": sum(len(repeated(one)) for one in told),
         "worker_kill_seconds": round(seconds, 1),
     }
 
 
 def _finished_tasks(app: Any, ids: list[str]) -> int:
     return sum(len(app.http.get(f"/api/runs/{run_id}").json()["outputs"]) for run_id in ids)
-
-
-def repeated(told: list[tuple[str, dict[str, Any]]]) -> int:
-    """Tasks that were begun again after they had been finished."""
-    done: set[str] = set()
-    again = Counter[str]()
-    for kind, data in told:
-        if kind == "task" and data["status"] == "finished":
-            again[data["task"]] += data["task"] in done
-            done.add(data["task"])
-        elif kind == "task" and data["status"] == "started":
-            again[data["task"]] += data["task"] in done
-    return again.total()
 
 
 def overhead() -> dict[str, Any]:

@@ -7,6 +7,7 @@ along.
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -123,6 +124,22 @@ def events(app: App, run_id: str, limit_s: float = 60) -> list[tuple[str, dict[s
                 assert number == len(seen) + 1, "a gap in the events"
                 seen.append((kind, data))
     return seen
+
+
+def repeated(told: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Tasks that a run finished more than once, or began again after they were finished."""
+    done, again = set[str](), list[str]()
+    for kind, data in told:
+        if kind == "task" and data["status"] in ("started", "finished") and data["task"] in done:
+            again.append(data["task"])
+        if kind == "task" and data["status"] == "finished":
+            done.add(data["task"])
+    return again
+
+
+def topics(end: dict[str, Any]) -> set[str]:
+    """Whose words are in what a run has brought forth: `playing` names its topics."""
+    return set(re.findall(r"topic-\d+", json.dumps([end["result"], end["outputs"]])))
 
 
 def playing(messages: list[dict[str, Any]]) -> chat.Answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,8 +25,10 @@ from tests.crewing import (
     nats,
     number,
     playing,
+    repeated,
     run_of,
     start,
+    topics,
     until,
 )
 from tests.doubles.gateway import Gateway
@@ -50,17 +52,6 @@ def apps(server: Nats, gateway: Gateway, count: int = 1, **env: Any) -> Iterator
         yield [stack.enter_context(crew(**given)) for _ in range(count)]
 
 
-def repeated(app: App, run_id: str) -> list[str]:
-    """Tasks of a run that were finished more than once, or begun again after that."""
-    done: list[str] = []
-    for kind, data in events(app, run_id):
-        if kind == "task" and data["status"] in ("finished", "started") and data["task"] in done:
-            return [data["task"]]
-        if kind == "task" and data["status"] == "finished":
-            done.append(data["task"])
-    return []
-
-
 def test_replicas_share_the_queue_and_each_knows_every_run(tmp_path: Path) -> None:
     gateway = Gateway(first_token_s=0.3)
     with nats(tmp_path) as server, apps(server, gateway, 2, RUNS_AT_ONCE=3) as (one, two):
@@ -68,7 +59,7 @@ def test_replicas_share_the_queue_and_each_knows_every_run(tmp_path: Path) -> No
         ends = [finished(two, run_id) for run_id in ids]
         for n, end in enumerate(ends):
             assert end["state"] == "done"
-            assert set(re.findall(r"topic-\d+", json.dumps(end["outputs"]))) == {f"topic-{n}"}
+            assert topics(end) == {f"topic-{n}"}
             assert end["attempt"] == 1
         assert number(one, "agent_runs_total") > 0
         assert number(two, "agent_runs_total") > 0
@@ -86,13 +77,11 @@ def test_a_worker_is_killed_and_no_run_is_lost_and_no_task_repeated(tmp_path: Pa
         ends = [finished(one, run_id) for run_id in ids]
         assert {end["state"] for end in ends} == {"done"}
         assert sum(end["attempt"] > 1 for end in ends) >= 1
-        assert [repeated(one, run_id) for run_id in ids] == [[]] * 8
+        assert [repeated(events(one, run_id)) for run_id in ids] == [[]] * 8
         assert number(one, "agent_redelivered_total") >= 1
 
 
 def test_a_worker_that_was_frozen_finds_its_run_taken(tmp_path: Path) -> None:
-    import signal
-
     gateway = Gateway(first_token_s=1)
     with nats(tmp_path) as server, apps(server, gateway, 2, RUNS_AT_ONCE=1) as (one, two):
         ids = [start(one, "topic-1"), start(one, "topic-2")]
@@ -102,7 +91,7 @@ def test_a_worker_that_was_frozen_finds_its_run_taken(tmp_path: Path) -> None:
         two.process.send_signal(signal.SIGCONT)
         time.sleep(3)
         for run_id in ids:
-            assert repeated(one, run_id) == []
+            assert repeated(events(one, run_id)) == []
             assert [kind for kind, _ in events(one, run_id)].count("done") == 1
         assert two.http.get("/health").status_code == 200
 
@@ -155,7 +144,7 @@ def test_nats_goes_away_in_a_run_and_comes_back(tmp_path: Path) -> None:
         server.start()
         end = finished(app, run_id)
         assert end["state"] == "done"
-        assert repeated(app, run_id) == []
+        assert repeated(events(app, run_id)) == []
 
 
 def test_nats_is_away_at_the_start(tmp_path: Path) -> None:
@@ -258,4 +247,4 @@ def test_sigterm_hands_runs_to_another_replica(tmp_path: Path) -> None:
         assert "Traceback" not in two.log
         for run_id in ids:  # long before ACK_WAIT_S
             assert finished(one, run_id, 40)["state"] == "done"
-            assert repeated(one, run_id) == []
+            assert repeated(events(one, run_id)) == []

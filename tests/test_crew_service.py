@@ -29,6 +29,7 @@ from tests.crewing import (
     playing,
     run_of,
     start,
+    topics,
     until,
 )
 from tests.doubles.edge import Edge
@@ -408,17 +409,22 @@ def _has(span: dict[str, Any], name: str) -> str:
 
 
 def test_no_secret_of_the_pod_is_told_to_anybody() -> None:
-    gateway = Gateway(reply=playing)
     code = "import os; print(dict(os.environ)); print(open('/proc/1/environ').read())"
-    script = [[{"name": "run_python", "arguments": {"code": code}}]]
+
+    def curious(messages: list[dict[str, Any]]) -> Any:
+        analyst = "You are Analyst" in str(messages[0]["content"])
+        if analyst and not any(message["role"] == "tool" for message in messages):
+            return [{"name": "run_python", "arguments": {"code": code}}]
+        return playing(messages)
+
+    gateway = Gateway(reply=curious)
     with (
         running(gateway.app) as url,
         crew(LITELLM_ENDPOINT=url, RUN_PYTHON="true", **KEY, **CANARIES) as app,
     ):
         live.wait_for_page(app)
-        gateway.script = list(script)
-        run_id = start(app, "topic-20")
-        told = events(app, run_id)
+        told = events(app, start(app, "topic-20"))
+        assert "run_python" in [data["tool"] for kind, data in told if kind == "tool"]
         pages = [app.http.get(p).text for p in ("/", "/ready", "/metrics", "/api/crew", "/config")]
         seen = json.dumps([told, pages, app.log, [r.body for r in gateway.requests]])
         assert "canary" not in seen
@@ -456,7 +462,7 @@ def test_health_answers_while_runs_are_worked_on(world: tuple[App, Gateway]) -> 
     assert slowest < 1
     for n, run_id in enumerate(ids, 100):
         end = finished(app, run_id)
-        assert set(re.findall(r"topic-\d+", json.dumps(end["outputs"]))) == {f"topic-{n}"}
+        assert topics(end) == {f"topic-{n}"}
 
 
 def test_its_figures_are_there_for_prometheus(world: tuple[App, Gateway]) -> None:

@@ -7,6 +7,7 @@ are, so NATS_DOOR decides whether this is open.
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,11 +26,7 @@ CALLER = User("nats", "somebody on NATS")
 async def open_door(here: Services) -> None:
     """Answer requests from now on, where that is wanted."""
     if here.nats and here.settings.takes_from_nats:
-
-        async def answer(data: bytes) -> dict[str, Any]:
-            return await _answer(here, data)
-
-        await here.nats.answer("run", answer)
+        await here.nats.answer("run", partial(_answer, here))
 
 
 async def _answer(here: Services, data: bytes) -> dict[str, Any]:
@@ -38,8 +35,7 @@ async def _answer(here: Services, data: bytes) -> dict[str, Any]:
         if wanted.approve:
             raise Refused("Nobody could approve a run from NATS; leave `approve` out.")
         budget = wanted.budget.model_dump(exclude_none=True)
-        approve = tuple(wanted.approve)
-        ask = Ask(wanted.topic, wanted.process, approve, budget, CALLER, "nats", wanted.key)
+        ask = Ask(wanted.topic, wanted.process, (), budget, CALLER, "nats", wanted.key)
         record = await begin(here, ask)
     except ValidationError as error:
         first = error.errors()[0]

@@ -77,18 +77,14 @@ class Documents:
         return Document(name, len(text), entry["added_at"])
 
     async def delete(self, name: str) -> Document:
-        found = await self._known(name)
+        entry = await self._known(name)
         async with self._writing:
             await self.database.delete(await self._open(), {"document": [name]})
-        return found
+        return _document(entry)
 
     async def listed(self) -> list[Document]:
         """By name."""
-        entries = await self._entries()
-        return [
-            Document(name, entry["characters"], entry["added_at"])
-            for name, entry in sorted(entries.items())
-        ]
+        return [_document(entry) for _, entry in sorted((await self._entries()).items())]
 
     async def _entries(self) -> dict[str, Payload]:
         """The newest of each document: an older one is there when its removal broke off."""
@@ -114,9 +110,8 @@ class Documents:
 
     async def read(self, name: str, start: int = 0) -> str:
         """A document's text from character `start` on."""
-        await self._known(name)
-        version = (await self._entries())[name]["version"]
-        found = await self.database.scroll(await self._open(), {"version": [version]})
+        entry = await self._known(name)
+        found = await self.database.scroll(await self._open(), {"version": [entry["version"]]})
         passages = [p for p in found if p["kind"] == "passage"]
         text = "\n\n".join(p["text"] for p in sorted(passages, key=lambda p: int(p["number"])))
         part = text[start : start + LONGEST_READ]
@@ -130,12 +125,12 @@ class Documents:
     async def close(self) -> None:
         await self.database.close()
 
-    async def _known(self, name: str) -> Document:
-        listed = await self.listed()
-        for document in listed:
-            if document.name == name:
-                return document
-        known = ", ".join(d.name for d in listed[:20]) or "none"
+    async def _known(self, name: str) -> Payload:
+        """The entry of a document that is there."""
+        entries = await self._entries()
+        if name in entries:
+            return entries[name]
+        known = ", ".join(sorted(entries)[:20]) or "none"
         raise Refused(f"There is no document {name[:100]!r}; there are: {known}.", 404)
 
     async def _open(self) -> str:
@@ -161,6 +156,10 @@ class Documents:
     def _words(self, text: str) -> tuple[list[int], list[float]]:
         words = self._bm25.embed_document(text)
         return list(words.indices), list(words.values)
+
+
+def _document(entry: Payload) -> Document:
+    return Document(entry["document"], entry["characters"], entry["added_at"])
 
 
 def checked(name: str) -> str:

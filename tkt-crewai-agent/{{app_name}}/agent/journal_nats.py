@@ -218,10 +218,10 @@ class NatsJournal:
         while True:
             try:
                 (taken,) = await self._queue.fetch(1, TAKE_S)
-            except (TimeoutError, NatsError) as error:
-                if isinstance(error, TimeoutError):
-                    await self._find_forgotten()
-                    continue
+            except TimeoutError:
+                await self._find_forgotten()
+                continue
+            except NatsError as error:
                 raise self._server.away(error) from error
             return NatsJob(taken.data.decode(), taken.metadata.num_delivered, taken, self)
 

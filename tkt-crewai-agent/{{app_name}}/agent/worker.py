@@ -68,6 +68,7 @@ class Worker:
 
     @property
     def busy(self) -> int:
+        """How many runs it works on."""
         return len(self._at_work)
 
     def start(self, here: "Services") -> None:
@@ -249,8 +250,7 @@ class Worker:
             await asyncio.shield(thinking)
         except BaseException:
             desk.stop()
-            with suppress(Exception):
-                await asyncio.wait([thinking], timeout=END_S)
+            await asyncio.wait([thinking], timeout=END_S)
             await desk.quiet()
             raise
 
