@@ -106,7 +106,8 @@ async def connect(settings: Settings) -> Services:
     )
     try:
         await journal.start()
-    except BaseException:
+        toolbox = await asyncio.to_thread(_toolbox, settings)
+    except BaseException:  # or the next try finds the runs' folder in use
         await journal.close()
         raise
     return Services(
@@ -114,7 +115,7 @@ async def connect(settings: Settings) -> Services:
         journal,
         Worker(settings.runs_at_once, settings.ack_wait_s),
         _model(settings),
-        await asyncio.to_thread(_toolbox, settings),
+        toolbox,
         Tracing(
             settings.langfuse_public_key,
             settings.langfuse_secret_key.get_secret_value(),
