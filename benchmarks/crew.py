@@ -24,10 +24,10 @@ from rendered import ROOT, Process, install, running, wait_for
 from results import save
 
 sys.path.insert(0, str(ROOT))
+from parts.programs import free_port
 from tests import live
 from tests.crewing import CREW, TASKS, crew, events, finished, nats, repeated, topics
 from tests.crewing import start as begin
-from tests.network import free_port
 
 RUNS = 100
 CALL_S = 1.0

@@ -33,8 +33,9 @@ import small_model
 from rendered import ROOT
 
 sys.path.insert(0, str(ROOT))
+from parts.environments import environment
+from parts.programs import free_port
 from tests import live
-from tests.network import free_port
 
 OWN = Path(__file__).with_suffix(".jsonl")
 BIPIA = Path("bipia_injection") / "benchmark.tgz"
@@ -174,7 +175,7 @@ def show_answers(attacks: Sequence[Attack], ways: dict[str, Answers]) -> None:
 @contextmanager
 def model() -> Iterator[str]:
     """The URL of the small model, which answers when this yields and ends with the block."""
-    python = live.environment("small-model", small_model.WANTED) / "python"
+    python = environment("small-model", small_model.WANTED) / "python"
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     child = subprocess.Popen(

@@ -28,8 +28,8 @@ from rendered import Process as Measured
 sys.path.insert(0, str(ROOT))
 from bare import DOCUMENT, KEY, QUESTION, marked
 
+from parts.programs import free_port
 from tests import live
-from tests.network import free_port
 
 STREAMS, WORDS, PACE = 200, 600, 10
 """A minute of 200 answers at 10 tokens a second."""

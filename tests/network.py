@@ -14,11 +14,6 @@ from pathlib import Path
 CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8914, 1
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def black_hole() -> Iterator[str]:
     """The URL of a server that takes connections and never says a word."""

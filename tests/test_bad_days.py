@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
+from parts.programs import free_port
 from tests import live
 from tests.doubles.gateway import Gateway
 from tests.doubles.keycloak import Keycloak
@@ -38,7 +39,7 @@ from tests.live import (
     status,
     wait_until,
 )
-from tests.network import black_hole, free_port
+from tests.network import black_hole
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 LEASE = {"lease.txt": "The rent is 900 pounds a month."}

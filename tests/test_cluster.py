@@ -19,11 +19,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import trustme
 
+from parts.programs import free_port
 from tests.doubles.gateway import Gateway
 from tests.doubles.qdrant_server import Qdrant
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, App, ask, load, started, status, wait_until
-from tests.network import free_port
 
 AUTH = "auth.example.com"
 LLM_GATEWAY = "llm-proxy.thinkube-control.svc.cluster.local:8080"

@@ -15,13 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
+from parts.programs import free_port
 from tests.crewing import TASKS, crew, events, finished, number, playing, run_of, start, until
 from tests.doubles.gateway import Gateway
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.qdrant_server import Qdrant
 from tests.doubles.serve import running
 from tests.live import KEY, App, status, wait_until
-from tests.network import black_hole, free_port
+from tests.network import black_hole
 from tests.test_bad_days import GRACE_S, detail, health_during, small_disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

@@ -14,6 +14,7 @@ from typing import Any
 import nats as client
 import pytest
 
+from parts.programs import free_port
 from tests import live
 from tests.crewing import (
     CREW,
@@ -34,7 +35,6 @@ from tests.crewing import (
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, KEY, App, status, wait_until
-from tests.network import free_port
 from tests.test_bad_days import GRACE_S, detail
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
+from parts.programs import free_port
 from tests.crewing import CREW, crew, finished, playing, start, until
 from tests.doubles.edge import Edge
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, KEY, launched, wait_for_page, wait_until
-from tests.network import free_port
 from tests.test_page import HOSTILE, MISSED, Desk
 from tests.test_page import browser as browser  # the fixture
 

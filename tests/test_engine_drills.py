@@ -16,12 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
+from parts.programs import free_port
 from tests import live
 from tests.doubles.hub import Hub
 from tests.doubles.litellm import LiteLLM
 from tests.doubles.serve import running
 from tests.live import KEY, VLLM, wait_until
-from tests.network import black_hole, free_port
+from tests.network import black_hole
 from tests.serving import CONFIG, loading, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

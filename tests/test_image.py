@@ -23,11 +23,11 @@ from typing import Any
 
 import pytest
 
+from parts.programs import free_port
 from tests import live
 from tests.crewing import CREW, finished
 from tests.crewing import start as begin
 from tests.live import RAG, App, ask, load, status, wait_for_page, wait_until
-from tests.network import free_port
 from tests.rendering import ROOT, TEMPLATES, call, render
 
 CI = os.environ.get("CI") == "true"

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from parts.programs import free_port
 from tests.doubles.gateway import Gateway
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.serve import running
 from tests.live import KEY, App, ask, load, started, wait_for_page, wait_until
-from tests.network import black_hole, free_port
+from tests.network import black_hole
 
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-double", "LANGFUSE_SECRET_KEY": "sk-lf-double"}
 LEASE = {"lease.txt": "The rent is 900 pounds a month."}

@@ -12,11 +12,12 @@ import httpx
 import pytest
 import yaml
 
+from parts.environments import environment
+from parts.programs import free_port
 from tests import live
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
 from tests.live import App, ask, load, started, status, wait_until
-from tests.network import free_port
 
 pytestmark = pytest.mark.slow
 LITELLM = [
@@ -39,7 +40,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Gatew
         config = folder / "config.yaml"
         config.write_text(yaml.safe_dump(configuration(url)))
         command = ["litellm", "--config", config, "--host", "127.0.0.1", "--port", str(port)]
-        path = f"{live.environment('litellm', LITELLM)}:{os.environ['PATH']}"
+        path = f"{environment('litellm', LITELLM)}:{os.environ['PATH']}"
         env = {"PATH": path, "HOME": str(folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
         log = (folder / "log").open("wb")
         process = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log)

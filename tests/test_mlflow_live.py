@@ -13,10 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
+from parts.environments import environment
+from parts.programs import free_port
 from tests.doubles.keycloak import Keycloak
 from tests.doubles.serve import running
-from tests.live import environment, wait_until
-from tests.network import free_port
+from tests.live import wait_until
 from tests.serving import CONFIG, adapter_folder, loading, served
 
 pytestmark = pytest.mark.long

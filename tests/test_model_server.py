@@ -18,13 +18,13 @@ import httpx
 import openai
 import pytest
 
+from parts.programs import free_port
 from tests import live, network
 from tests.doubles.hub import Hub
 from tests.doubles.keycloak import Keycloak
 from tests.doubles.litellm import LiteLLM
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, KEY, VLLM, frames, launched, wait_until
-from tests.network import free_port
 from tests.serving import Served, adapter_folder, loading, served
 
 pytestmark = pytest.mark.slow

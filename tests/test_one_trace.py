@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import live
+from parts.environments import environment
+from parts.programs import free_port
 from tests.doubles.gateway import Gateway
 from tests.doubles.keycloak import Keycloak
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, App, load, started, wait_until
-from tests.network import free_port
 from tests.test_litellm import KEY, LITELLM, answers, configuration
 from tests.test_page import MISSED
 from tests.test_page import browser as browser  # a fixture
@@ -81,7 +81,7 @@ class Proxy:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
     def __enter__(self) -> str:
-        path = f"{live.environment('litellm', LITELLM)}:{os.environ['PATH']}"
+        path = f"{environment('litellm', LITELLM)}:{os.environ['PATH']}"
         env = {
             "PATH": path, "HOME": str(self._folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LANGFUSE_HOST": self._traces, **LANGFUSE_KEYS,

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.live import environment
+from parts.environments import environment
 from tests.rendering import ROOT, TEMPLATES, call, commit_all, render
 
 IMAGE = [

@@ -18,11 +18,11 @@ import httpx
 import pytest
 from joserfc.jwk import RSAKey
 
+from parts.programs import free_port
 from tests import live
 from tests.doubles.keycloak import OIDC, Keycloak
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, App, load, started, wait_until
-from tests.network import free_port
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from parts.programs import free_port
 from tests import live
 from tests.doubles.gateway import Gateway
 from tests.doubles.keycloak import Keycloak
@@ -17,7 +18,6 @@ from tests.doubles.langfuse import Langfuse
 from tests.doubles.qdrant_server import Qdrant
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, KEY, App, ask, load, started, wait_for_page, wait_until
-from tests.network import free_port
 
 LEASE = {"lease.txt": "The rent is 900 pounds a month."}
 QUESTION = "How much is the rent?"

@@ -1,0 +1,11 @@
+"""The platform's services and the templates' apps, run on this machine from packages.
+
+environments   a virtual environment for each of them
+programs       a server that was started, until it answers and until it is ended
+litellm        the real LiteLLM proxy, and which model stands behind which alias
+mlflow         the real MLflow server
+nats           the real NATS server
+apps           a rendered template that runs
+
+The notebooks and examples/ use them where the platform's variables are not set.
+"""

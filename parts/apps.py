@@ -1,0 +1,68 @@
+"""A rendered template that runs, as its Containerfile starts it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from parts.environments import ROOT, environment
+from parts.programs import answers, free_port, running
+
+
+def render(template: str, to: Path, name: str) -> Path:
+    """The app's folder, rendered anew into `to`/`name`, as thinkube-control does it: without trust
+    and without questions."""
+    shutil.rmtree(to / name, ignore_errors=True)
+    to.mkdir(parents=True, exist_ok=True)
+    copier = [sys.executable, "-m", "copier", "copy", "--defaults", "--quiet", "--overwrite"]
+    answer = ["--data", f"project_name={name}"]
+    command = [*copier, *answer, str(ROOT / template), str(to)]
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise RuntimeError(f"{template} could not be rendered: {done.stdout[-1000:]}")
+    return to / name
+
+
+def requirements(app: Path) -> list[list[Any]]:
+    """What each call of `pip install` gets for an app on a laptop."""
+    wanted: list[Any] = []
+    for name in ("requirements.txt", "requirements-local.txt"):
+        if (app / name).exists():
+            wanted += ["--requirement", app / name]
+    small = app / "requirements-small.txt"  # what it would bring along is not needed
+    return [wanted, ["--no-deps", "--requirement", small] if small.exists() else []]
+
+
+def programs(app: Path, template: str) -> Path:
+    """`bin` of the environment in which the app runs."""
+    return environment(template.removeprefix("tkt-"), *requirements(app))
+
+
+@contextmanager
+def launched(app: Path, template: str, folder: Path, **env: Any) -> Iterator[str]:
+    """The address of the app, which is alive and may not be ready; its log is in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, path = free_port(), programs(app, template)
+    given = {"PATH": f"{path}:/usr/bin:/bin", "HOME": folder, "DATA_DIR": folder / "data"} | env
+    url = f"http://127.0.0.1:{port}"
+    log = folder / "log"
+    alive = f"{url}/health"
+    with running(_command(app, port), log, lambda: answers(alive), env=given, cwd=app):
+        yield url
+
+
+def _command(app: Path, port: int) -> list[str]:
+    """CMD of the Containerfile, at another port, and on this machine alone."""
+    found = re.search(r"^CMD (\[.+\])$", (app / "Containerfile").read_text(), re.M)
+    assert found, "The Containerfile has no CMD in its exec form."
+    words: list[str] = json.loads(found[1])
+    words[words.index("--port") + 1] = str(port)
+    words[words.index("--host") + 1] = "127.0.0.1"
+    return words

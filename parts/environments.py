@@ -1,0 +1,76 @@
+"""A virtual environment for each program: their requirements do not go together."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment(name: str, *wanted: Sequence[Any]) -> Path:
+    """`bin` of the virtual environment `.venv-NAME`, made anew when what is wanted has changed.
+    Each list is what one call of `pip install` gets. RuntimeError when it cannot be installed."""
+    contents = [w.read_text() if isinstance(w, Path) else w for words in wanted for w in words]
+    key = hashlib.sha256(json.dumps([sys.version, *contents]).encode()).hexdigest()
+    venv = ROOT / f".venv-{name}"
+    made_for = venv / "made-for"
+    with locked(ROOT):  # another process may be making it
+        if not made_for.exists() or made_for.read_text() != key:
+            print(f"Installing what {name} needs ...", file=sys.stderr, flush=True)
+            _make(venv)
+            for words in filter(None, wanted):
+                _install(venv / "bin" / "python", words)
+            made_for.write_text(key)
+    return venv / "bin"
+
+
+def _make(venv: Path) -> None:
+    if uv := _uv():
+        _call([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv])
+    else:
+        _call([sys.executable, "-m", "venv", "--clear", venv])
+
+
+def _install(python: Path, words: Sequence[Any]) -> None:
+    if uv := _uv():
+        into = ["pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+        _call([*uv, *into, *words])
+    else:
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _call([*pip, *words])
+
+
+def _uv() -> list[str]:
+    """It is ten times as fast as pip; the notebooks' images have none."""
+    if importlib.util.find_spec("uv"):
+        return [sys.executable, "-m", "uv"]
+    beside = ROOT / ".venv" / "bin" / "uv"
+    return [str(beside)] if beside.exists() else []
+
+
+def _call(command: Sequence[Any]) -> None:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stdout[-2000:]}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """For one process at a time."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
