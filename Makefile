@@ -11,7 +11,8 @@ export ASK
 unexport PYTHONDONTWRITEBYTECODE
 export GIT_TERMINAL_PROMPT := 0
 
-.PHONY: all help demo render test test-long lint fix corpus bench bench-quality bench-service bench-vllm bench-crew
+.PHONY: all help demo render test test-long lint fix corpus bench bench-quality bench-service bench-vllm bench-crew \
+  notebooks legal-qa
 all: test
 
 help:
@@ -23,6 +24,8 @@ help:
 	@echo "make lint | make fix           check style and types | mend what can be mended"
 	@echo "make render TEMPLATE=tkt-rag-agent DEST=my-app DATA=answers.yml"
 	@echo "make corpus                    build the sample documents from corpus/"
+	@echo "make notebooks                 run all notebooks, as on a laptop; PLATFORM=1 with doubles; WRITE=1 keeps outputs"
+	@echo "make legal-qa                  one agent's whole life: measured, tuned, gated, deployed, rolled back; 20 minutes"
 	@echo "make bench                     measure what the figures in the docs quote"
 	@echo "make bench-quality DATA=dir    retrieval and answers, on public data; about 45 minutes"
 	@echo "make bench-service DATA=dir    load, bad days and attacks; about 15 minutes"
@@ -43,6 +46,13 @@ test: lint
 test-long: .venv/dev
 	$(BIN)/python tools/system_packages.py
 	$(BIN)/pytest -n 2 --dist loadfile -m long
+
+notebooks: .venv/dev
+	$(BIN)/python tools/notebooks.py $(if $(PLATFORM),--platform) $(if $(WRITE),--write)
+
+# In the environment of fine-tuning, which is made first.
+legal-qa: .venv/dev
+	$(BIN)/python tools/fine_tuning.py examples/legal-qa/life.py $(if $(FRESH),--fresh) $(if $(SAVE),--save)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -133,8 +134,33 @@ class Langfuse(Double):
         roots = [s for s in self.spans if s["trace_id"] == trace and not s["parent_id"]]
         if not roots:
             return _error(404, "LangfuseNotFoundError", "Trace not found")
-        attributes = roots[0]["attributes"]
-        return JSONResponse({"id": trace, "input": attributes["langfuse.observation.input"]})
+        whole = {"id": trace, "name": roots[0]["name"], "input": _attribute(roots[0], "input")}
+        seen = [_observation(s) for s in self.spans if s["trace_id"] == trace]
+        return JSONResponse(whole | {"observations": seen})
+
+
+def _observation(span: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": span["span_id"],
+        "parentObservationId": span["parent_id"],
+        "type": str(_attribute(span, "type") or "span").upper(),
+        "name": span["name"],
+        "input": _parsed(_attribute(span, "input")),
+        "output": _parsed(_attribute(span, "output")),
+        "model": _attribute(span, "model.name"),
+    }
+
+
+def _attribute(span: dict[str, Any], name: str) -> Any:
+    return span["attributes"].get(f"langfuse.observation.{name}")
+
+
+def _parsed(value: Any) -> Any:
+    """Langfuse shows JSON as what it is, though it comes as text."""
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError):
+        return value
 
 
 def _span(span: Any, scope: str) -> dict[str, Any]:

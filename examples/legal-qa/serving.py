@@ -1,0 +1,42 @@
+"""The model's server: a rendered tkt-vllm-gradio with vLLM behind it, on a GPU or on the CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from plan import Plan
+
+from parts import apps
+from parts.litellm import Model
+
+GREEDY = """--override-generation-config '{"temperature": 0}'"""
+"""The likeliest word each time: the agent sends no temperature, and a tiny model strays at 1."""
+READY_S = 900
+"""A large model on a GPU is compiled for minutes."""
+
+
+@contextmanager
+def served(app: Path, folder: Path, plan: Plan, model: Path | str, **env: Any) -> Iterator[Model]:
+    """The server of a model (a folder, a hub id, or `models:/…` of MLflow), ready to answer."""
+    given = {"MODEL_ID": model, "ENGINE": "vllm", "ALIASES": "model", "LOG_FORMAT": "text", **env}
+    if not plan.on_gpu:
+        from parts import vllm_cpu
+
+        given |= {"ENGINE_COMMAND": vllm_cpu.command(), **vllm_cpu.ENV, "MAX_MODEL_LEN": 3072}
+    given["ENGINE_ARGS"] = f"{given.get('ENGINE_ARGS', '')} {GREEDY}"
+    with apps.launched(app, "tkt-vllm-gradio", folder, **given) as url:
+        _wait_until_ready(url, folder / "log")
+        yield Model(f"{url}/v1", "none", "model")
+
+
+def _wait_until_ready(url: str, log: Path) -> None:
+    deadline = time.monotonic() + READY_S
+    while (state := httpx.get(f"{url}/ready", timeout=30).json())["state"] != "ready":
+        if state["state"] == "failed" or time.monotonic() > deadline:
+            raise RuntimeError(f"The model server does not start: {state['detail']} Its log: {log}")
+        time.sleep(0.5)

@@ -1,0 +1,193 @@
+"""Runs the notebooks from top to bottom, each in the environment that it asks for.
+
+    python tools/notebooks.py                       as on a laptop with nothing
+    python tools/notebooks.py --platform            with the platform's variables, set to doubles
+    python tools/notebooks.py --write               and keep their outputs and times
+    python tools/notebooks.py 01 04-rag             only some of them
+
+What a cell says must be what is committed, unless the cell is tagged `varies` (times, words of a
+model). No notebook may reach another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from parts import mlflow, nats  # noqa: E402
+from parts.environments import environment  # noqa: E402
+from tests.doubles.gateway import Gateway  # noqa: E402
+from tests.doubles.langfuse import Langfuse  # noqa: E402
+from tests.doubles.qdrant_server import Qdrant  # noqa: E402
+from tests.doubles.serve import running  # noqa: E402
+
+NOTEBOOKS = {
+    "agent-dev/01-langchain-basics": "notebooks/agent-dev/requirements.txt",
+    "agent-dev/04-rag-pipeline": "notebooks/agent-dev/requirements.txt",
+    "agent-dev/05-crewai-agents": "notebooks/agent-dev/requirements-crewai.txt",
+    "fine-tuning/02-qlora-tuning": "examples/legal-qa/requirements.txt",
+    "fine-tuning/04-evaluation-deployment": "examples/legal-qa/requirements.txt",
+}
+"""In this order, as the last one needs what the one before it made; with their requirements."""
+KEPT = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "PIP_", "UV_", "REQUESTS_CA_BUNDLE")
+"""Variables that a notebook sees of this shell."""
+LIMIT_S = 600
+"""For one cell."""
+VARIES = "varies"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("names", nargs="*", help="beginnings of their names; all without one")
+    parser.add_argument("--platform", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    wanted = [name for name in NOTEBOOKS if _chosen(name, options.names)]
+    seconds, troubles = {}, []
+    with _platform() if options.platform else _nothing() as variables:
+        for name in wanted:
+            python = _python(NOTEBOOKS[name])
+            began = time.monotonic()
+            print(f"{name} ...", flush=True)
+            found = run(ROOT / "notebooks" / f"{name}.ipynb", python, variables, options.write)
+            troubles += found
+            seconds[name] = round(time.monotonic() - began, 1)
+            print(f"    {seconds[name]:.0f} s", flush=True)
+            print("".join(f"    {line}\n" for line in found), end="", flush=True)
+    print(f"{len(wanted)} notebooks in {sum(seconds.values()):.0f} s")
+    if options.write and not options.platform and len(wanted) == len(NOTEBOOKS):
+        sys.path.insert(0, str(ROOT / "benchmarks"))
+        from results import save
+
+        save("notebooks", {"notebooks_s": round(sum(seconds.values())), "each_s": seconds})
+    return 1 if troubles else 0
+
+
+def _chosen(name: str, beginnings: Sequence[str]) -> bool:
+    return not beginnings or any(part in name for part in beginnings)
+
+
+def _python(requirements: str) -> Path:
+    name = {"examples": "fine-tuning", "notebooks": f"notebooks-{Path(requirements).stem}"}
+    wanted = ["--requirement", ROOT / requirements]
+    return environment(name[requirements.split("/")[0]], wanted) / "python"
+
+
+def run(file: Path, python: Path, variables: dict[str, str], write: bool) -> list[str]:
+    """What went wrong, a sentence each; with `write` the outputs are kept in the file."""
+    committed = nbformat.read(file, as_version=4)
+    ran = nbformat.read(file, as_version=4)
+    with tempfile.TemporaryDirectory() as scratch, _kernel(python, Path(scratch)) as kernel:
+        refused = Path(scratch) / "refused"
+        env = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
+        env |= {"PYTHONPATH": str(ROOT / "tests" / "guard"), "REFUSED_LOG": str(refused)}
+        client = NotebookClient(
+            ran,
+            timeout=LIMIT_S,
+            kernel_name=kernel,
+            resources={"metadata": {"path": str(file.parent)}},
+        )
+        try:
+            client.execute(env=env | variables)
+        except CellExecutionError as error:
+            return [f"{file.name} stops: {error.ename}: {error.evalue}\n{error.traceback[-2000:]}"]
+        finally:
+            refusals = refused.read_text().split() if refused.exists() else []
+    found = [f"{file.name} wanted to reach {place}." for place in sorted(set(refusals))]
+    for cell in ran.cells:
+        _tidy(cell)
+    if write:
+        ran.metadata = {"kernelspec": {"display_name": "Python 3", "name": "python3"}}
+        nbformat.write(ran, file)
+        return found
+    if variables:  # doubles say other things than what a laptop has
+        return found
+    return found + _differences(file.name, committed, ran)
+
+
+def _differences(name: str, committed: Any, ran: Any) -> list[str]:
+    found = []
+    for number, (before, now) in enumerate(zip(committed.cells, ran.cells, strict=True)):
+        if now.cell_type != "code" or VARIES in now.metadata.get("tags", []):
+            continue
+        if _said(before) != _said(now):
+            found.append(
+                f"{name}, cell {number} says otherwise than what is committed: "
+                f"{_said(now)[:300]!r} instead of {_said(before)[:300]!r}; make notebooks WRITE=1 "
+                "keeps it."
+            )
+    return found
+
+
+def _said(cell: Any) -> str:
+    texts = []
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        texts.append(output.get("text") or data.get("text/plain", ""))
+    return "".join(texts)
+
+
+def _tidy(cell: Any) -> None:
+    """What is written must not differ without a reason: no progress bars, no times of cells."""
+    cell.metadata.pop("execution", None)
+    if cell.cell_type == "code":
+        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+
+
+@contextmanager
+def _kernel(python: Path, folder: Path) -> Iterator[str]:
+    """The name of a kernel that runs this Python."""
+    home = folder / "kernels" / "theirs"
+    home.mkdir(parents=True)
+    command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "theirs", "language": "python"}
+    (home / "kernel.json").write_text(json.dumps(spec))
+    before = os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = str(folder)
+    try:
+        yield "theirs"
+    finally:
+        os.environ.pop("JUPYTER_PATH")
+        if before is not None:
+            os.environ["JUPYTER_PATH"] = before
+
+
+@contextmanager
+def _nothing() -> Iterator[dict[str, str]]:
+    yield {}
+
+
+@contextmanager
+def _platform() -> Iterator[dict[str, str]]:
+    """The platform's variables, with doubles behind them, and real servers where they run here."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        yield {
+            "LITELLM_ENDPOINT": stack.enter_context(running(Gateway().app)),
+            "LITELLM_MASTER_KEY": "sk-double",
+            "QDRANT_URL": stack.enter_context(running(Qdrant().app)),
+            "LANGFUSE_HOST": stack.enter_context(running(Langfuse().app)),
+            "LANGFUSE_PUBLIC_KEY": "pk-lf-double",
+            "LANGFUSE_SECRET_KEY": "sk-lf-double",
+            "NATS_URL": stack.enter_context(nats.server(folder)),
+            "MLFLOW_TRACKING_URI": stack.enter_context(mlflow.server(folder)).url,
+        }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
