@@ -64,6 +64,17 @@ def from_traces(
     return found
 
 
+def balanced(examples: Sequence[Example], left_open: float) -> list[Example]:
+    """In the same order, with at most `left_open` examples to be left open for each other one."""
+    most = int(left_open * sum(example.answer != UNKNOWN for example in examples))
+    kept, opened = [], 0
+    for example in examples:
+        opened += example.answer == UNKNOWN
+        if example.answer != UNKNOWN or opened <= most:
+            kept.append(example)
+    return kept
+
+
 def _prompt(langfuse: httpx.Client, trace_id: str) -> list[dict[str, str]]:
     """The messages of the trace's generation `answer`; none where no model was asked."""
     deadline = time.monotonic() + LATE_S

@@ -48,6 +48,11 @@ def decide(base: Sequence[Row], candidate: Sequence[Row]) -> Decision:
             f"{gain:+.3f} ({low:+.3f} to {high:+.3f}); its lower bound must be above 0",
         ),
         (
+            new["f1"] >= old["f1"],
+            f"F1 where a document answers {new['f1']:.3f} against {old['f1']:.3f}; not less, as a "
+            "model that leaves everything open has a good score and is of no use",
+        ),
+        (
             new["citation_precision"] >= old["citation_precision"] - WORSE,
             f"citations {new['citation_precision']:.3f} right against "
             f"{old['citation_precision']:.3f}; at most {WORSE} less",

@@ -126,6 +126,7 @@ def examples(life: Life, folder: Path) -> None:
         rows = asking.ask_all(url, life.train, file, life.plan, "Asking for prompts", TRAIN_ON)
         http = stack.enter_context(httpx.Client(base_url=host, auth=keys, timeout=30))
         found = dataset.from_traces(http, rows, life.train)
+    found = dataset.balanced(found, life.plan.left_open)
     if wrong := dataset.troubles(found, life.held_out):
         raise RuntimeError(wrong[0])
     from transformers import AutoTokenizer

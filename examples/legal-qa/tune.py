@@ -55,7 +55,11 @@ def train(
         seed=plan.seed,
     )
     adapter = LoraConfig(
-        r=plan.rank, lora_alpha=2 * plan.rank, target_modules=LAYERS, task_type="CAUSAL_LM"
+        r=plan.rank,
+        lora_alpha=2 * plan.rank,
+        target_modules=LAYERS,
+        layers_to_transform=[*range(plan.first_layer, model.config.num_hidden_layers)],
+        task_type="CAUSAL_LM",
     )
     trainer = SFTTrainer(
         model=model,
