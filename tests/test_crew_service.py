@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def told_to(gateway: Gateway, **how: Any) -> Iterator[None]:
 @pytest.mark.timeout(900)
 def test_its_own_tests_pass_with_its_own_requirements() -> None:
     command = [live.bin_folder(CREW) / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    env = {"PATH": f"{os.path.dirname(live.sys.executable)}:/usr/bin:/bin"}
+    env = {"PATH": f"{os.path.dirname(sys.executable)}:/usr/bin:/bin"}
     # Without the guard of the other apps: it stands in for the names that test_web.py looks up.
     done = subprocess.run(command, cwd=live.rendered(CREW), env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
