@@ -1,7 +1,7 @@
 """The platform's services and the templates' apps, run on this machine from packages.
 
 environments   a virtual environment for each of them
-programs       a server that was started, until it answers and until it is ended
+programs       a program run to its end; a server until it answers and until it is ended
 litellm        the real LiteLLM proxy, and which model stands behind which alias
 mlflow         the real MLflow server
 nats           the real NATS server

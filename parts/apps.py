@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parts.environments import ROOT, environment
-from parts.programs import answers, free_port, running
+from parts.programs import answers, call, free_port, running
 
 
 def render(template: str, to: Path, name: str) -> Path:
@@ -23,14 +22,11 @@ def render(template: str, to: Path, name: str) -> Path:
     to.mkdir(parents=True, exist_ok=True)
     copier = [sys.executable, "-m", "copier", "copy", "--defaults", "--quiet", "--overwrite"]
     answer = ["--data", f"project_name={name}"]
-    command = [*copier, *answer, str(ROOT / template), str(to)]
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise RuntimeError(f"{template} could not be rendered: {done.stdout[-1000:]}")
+    call([*copier, *answer, ROOT / template, to])
     return to / name
 
 
-def requirements(app: Path) -> list[list[Any]]:
+def _requirements(app: Path) -> list[list[Any]]:
     """What each call of `pip install` gets for an app on a laptop."""
     wanted: list[Any] = []
     for name in ("requirements.txt", "requirements-local.txt"):
@@ -42,7 +38,7 @@ def requirements(app: Path) -> list[list[Any]]:
 
 def programs(app: Path, template: str) -> Path:
     """`bin` of the environment in which the app runs."""
-    return environment(template.removeprefix("tkt-"), *requirements(app))
+    return environment(template.removeprefix("tkt-"), *_requirements(app))
 
 
 @contextmanager
@@ -54,11 +50,11 @@ def launched(app: Path, template: str, folder: Path, **env: Any) -> Iterator[str
     url = f"http://127.0.0.1:{port}"
     log = folder / "log"
     alive = f"{url}/health"
-    with running(_command(app, port), log, lambda: answers(alive), env=given, cwd=app):
+    with running(command(app, port), log, lambda: answers(alive), env=given, cwd=app):
         yield url
 
 
-def _command(app: Path, port: int) -> list[str]:
+def command(app: Path, port: int) -> list[str]:
     """CMD of the Containerfile, at another port, and on this machine alone."""
     found = re.search(r"^CMD (\[.+\])$", (app / "Containerfile").read_text(), re.M)
     assert found, "The Containerfile has no CMD in its exec form."

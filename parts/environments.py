@@ -7,12 +7,13 @@ import hashlib
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from parts.programs import call
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,18 +37,18 @@ def environment(name: str, *wanted: Sequence[Any]) -> Path:
 
 def _make(venv: Path) -> None:
     if uv := _uv():
-        _call([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv])
+        call([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv])
     else:
-        _call([sys.executable, "-m", "venv", "--clear", venv])
+        call([sys.executable, "-m", "venv", "--clear", venv])
 
 
 def _install(python: Path, words: Sequence[Any]) -> None:
     if uv := _uv():
         into = ["pip", "install", "--quiet", "--compile-bytecode", "--python", python]
-        _call([*uv, *into, *words])
+        call([*uv, *into, *words])
     else:
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _call([*pip, *words])
+        call([*pip, *words])
 
 
 def _uv() -> list[str]:
@@ -56,13 +57,6 @@ def _uv() -> list[str]:
         return [sys.executable, "-m", "uv"]
     beside = ROOT / ".venv" / "bin" / "uv"
     return [str(beside)] if beside.exists() else []
-
-
-def _call(command: Sequence[Any]) -> None:
-    words = [str(word) for word in command]
-    done = subprocess.run(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stdout[-2000:]}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from parts.environments import environment
 from parts.programs import answers, free_port, running
@@ -48,19 +49,7 @@ class Proxy:
     def move(self, models: Mapping[str, Model]) -> None:
         """From now on these aliases are offered, and no others; takes about 10 s."""
         self._process.close()
-        config = self._folder / "litellm.yaml"
-        config.write_text(json.dumps(_configuration(models)))  # JSON is YAML too
-        program = environment("litellm", WANTED) / "litellm"
-        command = [program, "--config", config, "--host", "127.0.0.1", "--port", self.port]
-        env = {
-            "PATH": f"{program.parent}:{os.environ['PATH']}",
-            "HOME": self._folder,
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # or it asks the network for prices
-        }
-        alive = f"{self.url}/health/liveliness"
-        log = self._folder / "litellm.log"
-        server = running(command, log, lambda: answers(alive), env=env, cwd=self._folder)
-        self._process.enter_context(server)
+        self._process.enter_context(serving(self._folder, configuration(models), self.port))
 
     def close(self) -> None:
         self._process.close()
@@ -77,7 +66,29 @@ def proxy(folder: Path, models: Mapping[str, Model]) -> Iterator[Proxy]:
         here.close()
 
 
-def _configuration(models: Mapping[str, Model]) -> dict[str, object]:
+@contextmanager
+def serving(folder: Path, config: Mapping[str, Any], port: int = 0, **env: Any) -> Iterator[str]:
+    """The address of a proxy with this configuration, which it reads from `folder`."""
+    port = port or free_port()
+    file = folder / "litellm.yaml"
+    file.write_text(json.dumps(config))  # JSON is YAML too
+    program = environment("litellm", WANTED) / "litellm"
+    command = [program, "--config", file, "--host", "127.0.0.1", "--port", port]
+    given = {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "HOME": folder,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # or it asks the network for prices
+        **env,
+    }
+    url = f"http://127.0.0.1:{port}"
+    alive = f"{url}/health/liveliness"
+    log = folder / "litellm.log"
+    with running(command, log, lambda: answers(alive), env=given, cwd=folder):
+        yield url
+
+
+def configuration(models: Mapping[str, Model]) -> dict[str, Any]:
+    """What stands in its file: these models behind their aliases, and its master key."""
     listed = [
         {
             "model_name": alias,

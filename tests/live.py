@@ -14,7 +14,6 @@ import atexit
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -28,7 +27,7 @@ from typing import Any
 
 import httpx
 
-from parts.environments import environment
+from parts import apps
 from parts.programs import free_port
 from tests.rendering import ROOT, render
 
@@ -54,13 +53,7 @@ def rendered(template: str = RAG) -> Path:
 @cache
 def bin_folder(template: str = RAG) -> Path:
     """Programs of an environment with the app's own requirements, and what a laptop adds."""
-    files = [rendered(template) / "requirements.txt"]
-    if (local := rendered(template) / "requirements-local.txt").exists():
-        files.append(local)
-    wanted = [word for file in files for word in ("--requirement", file)]
-    small = rendered(template) / "requirements-small.txt"  # what it would bring along is not needed
-    alone = ["--no-deps", "--requirement", small] if small.exists() else []
-    return environment(template.removeprefix("tkt-"), wanted, alone)
+    return apps.programs(rendered(template), template)
 
 
 @dataclass
@@ -181,13 +174,7 @@ def _base(folder: Path, names: dict[str, int] | None, template: str = RAG) -> di
 
 
 def command(port: int, template: str = RAG) -> list[str]:
-    """CMD of the Containerfile, at another port, and on this machine alone."""
-    found = re.search(r"^CMD (\[.+\])$", (rendered(template) / "Containerfile").read_text(), re.M)
-    assert found, "The Containerfile has no CMD in its exec form."
-    words: list[str] = json.loads(found[1])
-    words[words.index("--port") + 1] = str(port)
-    words[words.index("--host") + 1] = "127.0.0.1"
-    return words
+    return apps.command(rendered(template), port)
 
 
 def wait_until(true: Callable[[], Any], limit_s: float = READY_S) -> Any:

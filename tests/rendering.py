@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 from copier import run_copy
 
+from parts.programs import call
+
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = sorted(path.name for path in ROOT.glob("tkt-*") if path.is_dir())
 COPIERS = ["9.4.1", "newest"]
@@ -53,16 +55,6 @@ def render(
     except Exception as error:
         raise RuntimeError(str(error)) from error
     return to
-
-
-def call(command: list[str], cwd: Path | None = None) -> str:
-    """Run a command; its output, both streams, is in the error when it fails."""
-    done = subprocess.run(
-        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}")
-    return done.stdout
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-import yaml
 
-from parts.environments import environment
-from parts.programs import free_port
+from parts import litellm
 from tests import live
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
-from tests.live import App, ask, load, started, status, wait_until
+from tests.live import App, ask, load, started, status
 
 pytestmark = pytest.mark.slow
-LITELLM = [
-    "litellm[proxy]==1.106.2",  # newer ones want a certifi that is not on the index yet
-    "opentelemetry-sdk==1.45.2",
-    "opentelemetry-exporter-otlp-proto-http==1.45.2",
-]
-KEY = "sk-litellm"
 LEASE = {"lease.txt": "The rent is 900 pounds a month.\n\nNo dogs are allowed."}
 QUESTION = "What is the rent a month?"
 
@@ -34,48 +21,24 @@ QUESTION = "What is the rent a month?"
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Gateway]]:
     """The proxy's URL and the double behind it."""
     gateway = Gateway()
-    folder = tmp_path_factory.mktemp("litellm")
-    with running(gateway.app) as url:
-        port = free_port()
-        config = folder / "config.yaml"
-        config.write_text(yaml.safe_dump(configuration(url)))
-        command = ["litellm", "--config", config, "--host", "127.0.0.1", "--port", str(port)]
-        path = f"{environment('litellm', LITELLM)}:{os.environ['PATH']}"
-        env = {"PATH": path, "HOME": str(folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-        log = (folder / "log").open("wb")
-        process = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log)
-        try:
-            address = f"http://127.0.0.1:{port}"
-            wait_until(lambda: answers(process, folder / "log", f"{address}/health/liveliness"))
-            yield address, gateway
-        finally:
-            process.kill()
-            process.wait()
+    with (
+        running(gateway.app) as url,
+        litellm.proxy(tmp_path_factory.mktemp("litellm"), models(url)) as here,
+    ):
+        yield here.url, gateway
 
 
-def configuration(url: str) -> dict[str, Any]:
-    behind = {"api_base": f"{url}/v1", "api_key": "sk-double"}
+def models(url: str) -> dict[str, litellm.Model]:
+    """{alias: model} of a gateway double at `url`."""
     return {
-        "model_list": [
-            {"model_name": "meaning", "litellm_params": {"model": "openai/double-embed", **behind}},
-            {"model_name": "talk", "litellm_params": {"model": "openai/double", **behind}},
-        ],
-        "general_settings": {"master_key": KEY},
-        "litellm_settings": {"num_retries": 0},
+        "meaning": litellm.Model(f"{url}/v1", "sk-double", "double-embed"),
+        "talk": litellm.Model(f"{url}/v1", "sk-double", "double"),
     }
-
-
-def answers(process: subprocess.Popen[bytes], log: Path, address: str) -> bool:
-    assert process.poll() is None, log.read_text()[-3000:]
-    try:
-        return httpx.get(address).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(scope="module")
 def app(proxy: tuple[str, Gateway]) -> Iterator[App]:
-    with started(LITELLM_ENDPOINT=proxy[0], LITELLM_MASTER_KEY=KEY) as app:
+    with started(LITELLM_ENDPOINT=proxy[0], LITELLM_MASTER_KEY=litellm.KEY) as app:
         load(app, LEASE)
         yield app
 

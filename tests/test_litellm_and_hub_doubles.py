@@ -12,13 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
+from parts.litellm import KEY, configuration
 from tests import live
 from tests.doubles.gateway import Gateway
 from tests.doubles.hub import STRANGER, Hub
 from tests.doubles.litellm import LiteLLM
 from tests.doubles.serve import running
 from tests.live import wait_until
-from tests.test_litellm import KEY, configuration
+from tests.test_litellm import models
 from tests.test_litellm import proxy as proxy  # a fixture
 
 HELLO = [{"role": "user", "content": "Hello."}]
@@ -214,7 +215,7 @@ def test_without_a_database_it_answers_as_the_real_one(proxy: tuple[str, Gateway
     double = LiteLLM(key=KEY, fail="no_database")
     with running(double.app) as url, client(proxy[0], KEY) as real, client(url, KEY) as asking:
         shown = real.get("/model/info").json()["data"]
-        configured = configuration("http://behind")["model_list"]
+        configured = configuration(models("http://behind"))["model_list"]
         for model, known in zip(configured, shown, strict=True):
             info = {"id": known["model_info"]["id"]}
             model["litellm_params"]["api_base"] = known["litellm_params"]["api_base"]

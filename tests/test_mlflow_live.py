@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from parts.environments import environment
-from parts.programs import free_port
+from parts.mlflow import WANTED, Mlflow, server
+from parts.programs import call, free_port
 from tests.doubles.keycloak import Keycloak
 from tests.doubles.serve import running
 from tests.live import wait_until
 from tests.serving import CONFIG, adapter_folder, loading, served
 
 pytestmark = pytest.mark.long
-MLFLOW = ["mlflow==3.17.2"]
 REGISTER = """
 import json, os, pathlib, sys, tempfile
 import mlflow
@@ -42,51 +39,18 @@ for name, kind, folder in json.loads(sys.argv[2]):
 """
 
 
-@dataclass
-class Mlflow:
-    url: str
-    artefacts: Path
-    """What the platform mounts into the pod."""
-
-    def register(self, *models: tuple[str, str, Path]) -> None:
-        """(name, alias or "", folder) each, as a notebook does it."""
-        python = environment("mlflow", MLFLOW) / "python"
-        told = json.dumps([(name, alias, str(folder)) for name, alias, folder in models])
-        env = {"PATH": os.environ["PATH"], "HOME": str(self.artefacts)}
-        subprocess.run([python, "-c", REGISTER, self.url, told], env=env, check=True)
-
-
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    artefacts = folder / "artefacts"
-    artefacts.mkdir()
-    program = environment("mlflow", MLFLOW) / "mlflow"
-    env = {
-        "PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(folder),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }  # fmt: skip
-    command = [
-        program, "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination", artefacts,
-    ]  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        child = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: _answers(f"{url}/health"))
-        yield Mlflow(url, artefacts)
-    finally:
-        child.terminate()
-        child.wait(20)
+    with server(tmp_path_factory.mktemp("mlflow")) as here:
+        yield here
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
-        return False
+def register(mlflow: Mlflow, *models: tuple[str, str, Path]) -> None:
+    """(name, alias or "", folder) each, as a notebook does it."""
+    python = environment("mlflow", WANTED) / "python"
+    told = json.dumps([(name, alias, str(folder)) for name, alias, folder in models])
+    env = {"PATH": os.environ["PATH"], "HOME": str(mlflow.artefacts)}
+    call([python, "-c", REGISTER, mlflow.url, told], env=env)
 
 
 def small_model(folder: Path, **config: Any) -> Path:
@@ -101,7 +65,7 @@ def test_versions_and_aliases_of_a_registered_model_are_served(
 ) -> None:
     first = small_model(tmp_path / "first", max_position_embeddings=1111)
     second = small_model(tmp_path / "second", max_position_embeddings=2222)
-    mlflow.register(("legal", "champion", first), ("legal", "", second))
+    register(mlflow, ("legal", "champion", first), ("legal", "", second))
     env = {"MLFLOW_TRACKING_URI": mlflow.url, "MLFLOW_MODELS": mlflow.artefacts}
     lengths = {"models:/legal": 2222, "models:/legal/1": 1111, "models:/legal@champion": 1111}
     for n, (uri, length) in enumerate(lengths.items()):
@@ -118,7 +82,7 @@ def test_versions_and_aliases_of_a_registered_model_are_served(
 def test_a_hub_model_that_the_platform_mirrors_is_read_from_there(
     mlflow: Mlflow, tmp_path: Path
 ) -> None:
-    mlflow.register(("ann-tiny", "", small_model(tmp_path / "mirror")))
+    register(mlflow, ("ann-tiny", "", small_model(tmp_path / "mirror")))
     away = f"http://127.0.0.1:{free_port()}"
     env = {"MLFLOW_TRACKING_URI": mlflow.url, "MLFLOW_MODELS": mlflow.artefacts}
     with served(tmp_path, MODEL_ID="ann/tiny", HF_ENDPOINT=away, **env) as here:
@@ -127,7 +91,7 @@ def test_a_hub_model_that_the_platform_mirrors_is_read_from_there(
 
 
 def test_an_adapter_comes_from_there_too(mlflow: Mlflow, tmp_path: Path) -> None:
-    mlflow.register(("legal-lora", "champion", adapter_folder(tmp_path / "lora", 16)))
+    register(mlflow, ("legal-lora", "champion", adapter_folder(tmp_path / "lora", 16)))
     env = {"MLFLOW_TRACKING_URI": mlflow.url, "MLFLOW_MODELS": mlflow.artefacts}
     with served(tmp_path, ADAPTERS="legal=models:/legal-lora@champion", **env) as here:
         wait_until(lambda: here.http.get("/api/model").json()["adapters"] == ["legal"], 20)
@@ -135,7 +99,7 @@ def test_an_adapter_comes_from_there_too(mlflow: Mlflow, tmp_path: Path) -> None
 
 
 def test_it_is_asked_with_a_token_that_the_app_makes_itself(mlflow: Mlflow, tmp_path: Path) -> None:
-    mlflow.register(("with-token", "", small_model(tmp_path / "model")))
+    register(mlflow, ("with-token", "", small_model(tmp_path / "model")))
     keycloak = Keycloak()
     with running(keycloak.app) as realm:
         keycloak.url = realm
@@ -159,7 +123,7 @@ def test_it_is_asked_with_a_token_that_the_app_makes_itself(mlflow: Mlflow, tmp_
 )
 def test_what_is_not_there_is_said(mlflow: Mlflow, tmp_path: Path, uri: str, said: str) -> None:
     if uri == "models:/unmounted":
-        mlflow.register(("unmounted", "", small_model(tmp_path / "model")))
+        register(mlflow, ("unmounted", "", small_model(tmp_path / "model")))
     env = {"MLFLOW_TRACKING_URI": mlflow.url, "MLFLOW_MODELS": tmp_path / "elsewhere"}
     with loading(tmp_path, MODEL_ID=uri, **env) as here:
         assert said in here.until("failed")["detail"]

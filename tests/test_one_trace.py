@@ -7,24 +7,21 @@ receiver decodes what both send.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from parts.environments import environment
-from parts.programs import free_port
+from parts import litellm
 from tests.doubles.gateway import Gateway
 from tests.doubles.keycloak import Keycloak
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, App, load, started, wait_until
-from tests.test_litellm import KEY, LITELLM, answers, configuration
+from tests.test_litellm import models
 from tests.test_page import MISSED
 from tests.test_page import browser as browser  # a fixture
 
@@ -53,52 +50,31 @@ def world(
         running(gateway.app) as model,
         running(langfuse.app) as traces,
         running(keycloak.app) as realm,
-        Proxy(folder, model, traces, reports) as litellm,
+        proxy(folder, model, traces, reports) as address,
     ):
         keycloak.url = realm
-        models = {"LITELLM_ENDPOINT": litellm, "LITELLM_MASTER_KEY": KEY, "GATEWAY_TRACES": reports}
+        asked = {"LITELLM_ENDPOINT": address, "LITELLM_MASTER_KEY": litellm.KEY}
         watched = {"LANGFUSE_HOST": traces, **LANGFUSE_KEYS}
         closed = {"KEYCLOAK_URL": realm, "API_KEYS": API_KEYS}
-        with started(key=APP_KEY, **models, **watched, **closed) as app:
+        with started(key=APP_KEY, GATEWAY_TRACES=reports, **asked, **watched, **closed) as app:
             load(app, LEASE)
             yield World(app, langfuse, gateway, reports)
 
 
-class Proxy:
+@contextmanager
+def proxy(folder: Path, model: str, traces: str, reports: bool) -> Iterator[str]:
     """The real LiteLLM, which prices the model and, where it is told to, reports to Langfuse."""
-
-    def __init__(self, folder: Path, model: str, traces: str, reports: bool) -> None:
-        self._folder, self._traces, self._port = folder, traces, free_port()
-        config = configuration(model)
-        for entry in config["model_list"]:
-            entry["litellm_params"] |= PRICE
-        config["litellm_settings"] |= {
-            "include_cost_in_streaming_usage": True,
-            "forward_traceparent_to_llm_provider": True,
-        }
-        if reports:
-            config["litellm_settings"]["callbacks"] = ["langfuse_otel"]
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-
-    def __enter__(self) -> str:
-        path = f"{environment('litellm', LITELLM)}:{os.environ['PATH']}"
-        env = {
-            "PATH": path, "HOME": str(self._folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "LANGFUSE_HOST": self._traces, **LANGFUSE_KEYS,
-        }  # fmt: skip
-        command = ["litellm", "--config", "config.yaml", "--host", "127.0.0.1"]
-        log = (self._folder / "log").open("wb")
-        self._process = subprocess.Popen(
-            [*command, "--port", str(self._port)], env=env, cwd=self._folder, stdout=log, stderr=log
-        )
-        address = f"http://127.0.0.1:{self._port}"
-        log_path = self._folder / "log"
-        wait_until(lambda: answers(self._process, log_path, f"{address}/health/liveliness"))
-        return address
-
-    def __exit__(self, *_: Any) -> None:
-        self._process.kill()
-        self._process.wait()
+    config = litellm.configuration(models(model))
+    for entry in config["model_list"]:
+        entry["litellm_params"] |= PRICE
+    config["litellm_settings"] |= {
+        "include_cost_in_streaming_usage": True,
+        "forward_traceparent_to_llm_provider": True,
+    }
+    if reports:
+        config["litellm_settings"]["callbacks"] = ["langfuse_otel"]
+    with litellm.serving(folder, config, LANGFUSE_HOST=traces, **LANGFUSE_KEYS) as url:
+        yield url
 
 
 def test_an_answer_is_followed_from_the_page_to_the_model(world: World, browser: Any) -> None:
@@ -125,9 +101,9 @@ def test_an_answer_is_followed_from_the_page_to_the_model(world: World, browser:
     chats = [request for request in world.gateway.requests if "messages" in request.body]
     asked = chats[-1].headers.get("traceparent", "")
     if theirs:
-        litellm = theirs["litellm_request"]
-        assert litellm["parent_id"] == answer["span_id"]
-        assert float(litellm["attributes"]["llm.cost.total"]) > 0
+        request = theirs["litellm_request"]
+        assert request["parent_id"] == answer["span_id"]
+        assert float(request["attributes"]["llm.cost.total"]) > 0
         assert asked == f"00-{score['traceId']}-{answer['span_id']}-01"
         assert "langfuse.observation.cost_details" not in answer["attributes"]  # else it is twice
     else:
