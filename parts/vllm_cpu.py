@@ -69,5 +69,5 @@ def _write_out(python: Path, model: Path) -> None:
     part = model.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     offline = {"HF_HUB_OFFLINE": "1", "PATH": f"{python.parent}:{os.environ['PATH']}"}
-    call([str(python), "-c", WRITE_OUT, str(part)], offline)
+    call([str(python), "-c", WRITE_OUT, str(part)], env=offline)
     part.rename(model)

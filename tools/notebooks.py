@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,20 @@ from tests.doubles.langfuse import Langfuse  # noqa: E402
 from tests.doubles.qdrant_server import Qdrant  # noqa: E402
 from tests.doubles.serve import running  # noqa: E402
 
-NOTEBOOKS = {
-    "agent-dev/01-langchain-basics": "notebooks/agent-dev/requirements.txt",
-    "agent-dev/04-rag-pipeline": "notebooks/agent-dev/requirements.txt",
-    "agent-dev/05-crewai-agents": "notebooks/agent-dev/requirements-crewai.txt",
-    "fine-tuning/02-qlora-tuning": "examples/legal-qa/requirements.txt",
-    "fine-tuning/04-evaluation-deployment": "examples/legal-qa/requirements.txt",
+REQUIREMENTS = {
+    "notebooks": "notebooks/agent-dev/requirements.txt",
+    "notebooks-crewai": "notebooks/agent-dev/requirements-crewai.txt",
+    "fine-tuning": "examples/legal-qa/requirements.txt",
 }
-"""In this order, as the last one needs what the one before it made; with their requirements."""
+"""Of each environment."""
+NOTEBOOKS = {
+    "agent-dev/01-langchain-basics": "notebooks",
+    "agent-dev/04-rag-pipeline": "notebooks",
+    "agent-dev/05-crewai-agents": "notebooks-crewai",
+    "fine-tuning/02-qlora-tuning": "fine-tuning",
+    "fine-tuning/04-evaluation-deployment": "fine-tuning",
+}
+"""In this order, as the last one needs what the one before it made; with their environments."""
 KEPT = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "PIP_", "UV_", "REQUESTS_CA_BUNDLE")
 """Variables that a notebook sees of this shell."""
 LIMIT_S = 600
@@ -53,15 +59,16 @@ VARIES = "varies"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("names", nargs="*", help="beginnings of their names; all without one")
+    parser.add_argument("names", nargs="*", help="parts of their names; all without one")
     parser.add_argument("--platform", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     wanted = [name for name in NOTEBOOKS if _chosen(name, options.names)]
     seconds, troubles = {}, []
-    with _platform() if options.platform else _nothing() as variables:
+    with _platform() if options.platform else nullcontext({}) as variables:
         for name in wanted:
-            python = _python(NOTEBOOKS[name])
+            pins = ["--requirement", ROOT / REQUIREMENTS[NOTEBOOKS[name]]]
+            python = environment(NOTEBOOKS[name], pins) / "python"
             began = time.monotonic()
             print(f"{name} ...", flush=True)
             found = run(ROOT / "notebooks" / f"{name}.ipynb", python, variables, options.write)
@@ -78,14 +85,8 @@ def main() -> int:
     return 1 if troubles else 0
 
 
-def _chosen(name: str, beginnings: Sequence[str]) -> bool:
-    return not beginnings or any(part in name for part in beginnings)
-
-
-def _python(requirements: str) -> Path:
-    name = {"examples": "fine-tuning", "notebooks": f"notebooks-{Path(requirements).stem}"}
-    wanted = ["--requirement", ROOT / requirements]
-    return environment(name[requirements.split("/")[0]], wanted) / "python"
+def _chosen(name: str, parts: Sequence[str]) -> bool:
+    return not parts or any(part in name for part in parts)
 
 
 def run(file: Path, python: Path, variables: dict[str, str], write: bool) -> list[str]:
@@ -112,7 +113,10 @@ def run(file: Path, python: Path, variables: dict[str, str], write: bool) -> lis
     for cell in ran.cells:
         _tidy(cell)
     if write:
-        ran.metadata = {"kernelspec": {"display_name": "Python 3", "name": "python3"}}
+        ran.metadata = {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
         nbformat.write(ran, file)
         return found
     if variables:  # doubles say other things than what a laptop has
@@ -157,19 +161,8 @@ def _kernel(python: Path, folder: Path) -> Iterator[str]:
     command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": command, "display_name": "theirs", "language": "python"}
     (home / "kernel.json").write_text(json.dumps(spec))
-    before = os.environ.get("JUPYTER_PATH")
-    os.environ["JUPYTER_PATH"] = str(folder)
-    try:
-        yield "theirs"
-    finally:
-        os.environ.pop("JUPYTER_PATH")
-        if before is not None:
-            os.environ["JUPYTER_PATH"] = before
-
-
-@contextmanager
-def _nothing() -> Iterator[dict[str, str]]:
-    yield {}
+    os.environ["JUPYTER_PATH"] = str(folder)  # this process has no other kernels
+    yield "theirs"
 
 
 @contextmanager

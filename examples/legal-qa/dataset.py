@@ -3,8 +3,7 @@ should have come.
 
 The prompts are read from the agent's traces in Langfuse, the answers are made of the golden
 questions: the sentence that answers it, with the number of the passage in which it stands; and
-where no passage holds it, the words that say so. A reader's thumb up makes an answer of the model's
-own an example too.
+where no passage holds it, the words that say so.
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ from typing import Any
 import httpx
 from plan import TRAIN_ON
 from questions import Question
-from scores import percentile
+from scores import UNKNOWN, percentile
 from tqdm import tqdm
 
-UNKNOWN = "The documents do not answer this."
 LATE_S = 30
 """How long a trace may be on its way."""
 PASSAGE = re.compile(r"^\[(\d+)\] (.*)$", re.M)

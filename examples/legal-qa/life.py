@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
@@ -232,28 +233,37 @@ def run(life: Life) -> None:
     usual = report.usual_seconds()
     for number, (name, step) in enumerate(STEPS.items(), 1):
         folder = life.work / name
-        done = folder / "done.json"
+        kept = _state(folder)
         head = f"[{number}/{len(STEPS)}] {name}: {(step.__doc__ or '').splitlines()[0]}"
-        if done.exists() and not stale and json.loads(done.read_text())["made_of"] == made_of:
+        same = kept["made_of"] == made_of and not stale
+        if same and kept["done"]:
             print(f"{head} Done already.", flush=True)
             continue
-        before = folder / "began.json"
-        kept = json.loads(before.read_text()) if before.exists() else {}
-        if kept.get("made_of") != made_of or done.exists():
+        if not same:
             shutil.rmtree(folder, ignore_errors=True)
-            kept = {"made_of": made_of, "seconds": 0}
-        folder.mkdir(exist_ok=True)
+            kept = {"made_of": made_of, "seconds": 0, "done": False}
+            _keep(folder, kept)
         left = sum(usual.get(later, 0) for later in [*STEPS][number - 1 :])
         print(head + (f" About {left / 60:.0f} min are left." if left else ""), flush=True)
         began = time.monotonic()
         try:
             step(life, folder)
+            kept["done"] = stale = True
         finally:
             kept["seconds"] = round(kept["seconds"] + time.monotonic() - began, 1)
-            before.write_text(json.dumps(kept))
-        done.write_text(json.dumps(kept))
-        stale = True
+            _keep(folder, kept)
         print(f"    {kept['seconds']:.0f} s", flush=True)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """What is known of a step: what it was made of, its seconds so far, and whether it is done."""
+    file = folder / report.STATE
+    return json.loads(file.read_text()) if file.exists() else {"made_of": "", "done": False}
+
+
+def _keep(folder: Path, state: dict[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / report.STATE).write_text(json.dumps(state))
 
 
 def _made_of(plan: Plan) -> str:
@@ -276,15 +286,28 @@ def check(plan: Plan) -> None:
         raise RuntimeError(
             f"{folder} has {free:.0f} GiB free, and {FREE_GIB} are needed: make room, or set WORK."
         )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
-    available = [
-        int(line.split()[1]) / 2**20
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemAvailable")
-    ]
-    if (memory := available[0] if available else memory) < MEMORY_GIB:
+    if (memory := psutil.virtual_memory().available / 2**30) < MEMORY_GIB:
         raise RuntimeError(
             f"{memory:.0f} GiB of memory are free, and {MEMORY_GIB} are needed: end something else."
+        )
+    with ExitStack() as stack:
+        host, keys = _langfuse(stack)
+        _look_for(host, keys)
+
+
+def _look_for(langfuse: str, keys: tuple[str, str]) -> None:
+    """RuntimeError when Langfuse is not there, or does not know these keys."""
+    try:
+        answer = httpx.get(f"{langfuse}/api/public/projects", auth=keys, timeout=30)
+    except httpx.HTTPError as error:
+        raise RuntimeError(
+            f"Langfuse at {langfuse} does not answer ({error}): set LANGFUSE_HOST, or unset "
+            "LANGFUSE_PUBLIC_KEY, and a stand-in takes its place."
+        ) from None
+    if answer.status_code in (401, 403):
+        raise RuntimeError(
+            f"Langfuse at {langfuse} does not know these keys: check LANGFUSE_PUBLIC_KEY and "
+            "LANGFUSE_SECRET_KEY."
         )
 
 

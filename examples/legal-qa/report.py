@@ -22,6 +22,8 @@ HERE = Path(__file__).resolve().parent
 SAVED = ROOT / "benchmarks" / "results" / "lifecycle.json"
 NOTEBOOKS = ROOT / "benchmarks" / "results" / "notebooks.json"
 PAGE = ROOT / "docs" / "examples" / "rag-agent-with-fine-tuning.md"
+STATE = "state.json"
+"""In each step's folder: what it was made of, its seconds, and whether it is done."""
 PICTURES = ROOT / "docs" / "pictures"
 METRIC = (
     "answer score: F1 of the words against the golden answer or quote, 1 for rightly leaving open"
@@ -83,7 +85,7 @@ def figures(plan: Plan, steps: Sequence[str]) -> dict[str, Any]:
     scores = {name: _rounded(summary(some), rent["price"]) for name, some in rows.items()}
     low_high = {name: interval([answer_score(row) for row in some]) for name, some in rows.items()}
     seconds = {
-        name: json.loads((plan.work / name / "done.json").read_text())["seconds"] for name in steps
+        name: json.loads((plan.work / name / STATE).read_text())["seconds"] for name in steps
     }
     notebooks = json.loads(NOTEBOOKS.read_text())["figures"] if NOTEBOOKS.exists() else {}
     return {
@@ -102,7 +104,7 @@ def figures(plan: Plan, steps: Sequence[str]) -> dict[str, Any]:
         "gate_passed_tuned": decisions["candidate"]["passed"],
         "notebooks_s": notebooks.get("notebooks_s"),
         "lifecycle_s": round(sum(seconds.values())),
-        "hardware": f"{measured['hardware']}, {measured['by']}",
+        "hardware": machine() if measured["hardware"] == "CPU" else measured["hardware"],
         "model": plan.model or "SmolLM2-135M-Instruct",
         "readers": plan.at_once,
         "price": {"date": prices["date"], "source": prices["source"], **rent},
@@ -112,6 +114,7 @@ def figures(plan: Plan, steps: Sequence[str]) -> dict[str, Any]:
             "steps": measured["steps"],
             "seconds": round(measured["seconds"]),
             "trained_parameters": measured["trained_parameters"],
+            "by": measured["by"],
         },
         "gate": {name: said["reasons"] for name, said in decisions.items()},
         "passes": scores,
@@ -140,8 +143,8 @@ def as_markdown(record: dict[str, Any]) -> str:
     names = [*f["passes"]]
     asked = " · ".join(f"{name} {f['passes'][name]['questions']:.0f}" for name in names)
     lines = [
-        f"By `{record['command']}`, {record['date']}, {record['machine']}; trained on "
-        f"{f['hardware']}. Model: {f['model']}. {f['readers']} readers ask at the same time. "
+        f"By `{record['command']}`, {record['date']}, on {f['hardware']}. Model: {f['model']}, "
+        f"tuned by {f['training']['by']}. {f['readers']} readers ask at the same time. "
         f"Questions asked: {asked}.",
         "",
         "| | " + " | ".join(names) + " |",
@@ -248,7 +251,7 @@ def _page(tables: str, plots: Sequence[Path]) -> str:
         body.append(
             "<table>" + "".join(f"<tr>{c}</tr>" for n, c in enumerate(cells) if n != 1) + "</table>"
         )
-    pictures = "".join(plot.read_text()[plot.read_text().index("<svg") :] for plot in plots)
+    pictures = "".join("<svg" + plot.read_text().partition("<svg")[2] for plot in plots)
     style = (
         "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
         "table{border-collapse:collapse}td{padding:.2rem .8rem;border-bottom:1px solid #ddd}"

@@ -11,13 +11,13 @@ import random
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 Row = dict[str, Any]
 """An answer, as asking.py keeps it."""
-UNKNOWN = "the documents do not answer this"
-"""What the agent's prompt asks its model to say."""
+UNKNOWN = "The documents do not answer this."
+"""What the agent asks its model to say: UNKNOWN of its prompts.py."""
 SAMPLES = 2000
 
 
@@ -39,7 +39,8 @@ def f1(said: str, expected: str) -> float:
 
 def abstained(row: Row) -> bool:
     """Whether it says that the documents do not answer, or asks which one is meant."""
-    return row["asks_back"] or UNKNOWN in row["said"].lower() or not row["said"].strip()
+    said = row["said"].strip().lower()
+    return row["asks_back"] or not said or UNKNOWN.lower().rstrip(".") in said
 
 
 def answer_score(row: Row) -> float:
@@ -100,12 +101,10 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def interval(
-    values: Sequence[float], of: Callable[[Sequence[float]], float] = mean
-) -> tuple[float, float]:
+def interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % interval of a mean, by bootstrap over the questions."""
     draw = random.Random(0)
-    found = sorted(of(draw.choices(values, k=len(values))) for _ in range(SAMPLES))
+    found = sorted(mean(draw.choices(values, k=len(values))) for _ in range(SAMPLES))
     return found[round(SAMPLES * 0.025)], found[round(SAMPLES * 0.975) - 1]
 
 
