@@ -17,4 +17,7 @@ try:
     python = environment("fine-tuning", wanted) / "python"
 except RuntimeError as error:
     sys.exit(str(error))
+# Each step of a training takes and gives back the same hundreds of megabytes: kept by the process,
+# it takes a fifth less time.
+os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "10000000000"}
 os.execv(python, [str(python), *sys.argv[1:]])
