@@ -55,6 +55,7 @@ class Documents:
         self._name = f"{app_name}.crew.1"
         self._bm25 = Bm25(Bm25Config(language=LANGUAGE, avg_len=130))
         self._writing = asyncio.Lock()
+        self._opening = asyncio.Lock()
         self._collection = ""
 
     async def add(self, name: str, text: str) -> Document:
@@ -135,12 +136,13 @@ class Documents:
 
     async def _open(self) -> str:
         """The collection's name; it is made when it is first needed."""
-        if not self._collection:
-            current = await self.database.current()
-            if current is None:
-                await self.database.create(self._name, None)
-                await self.database.switch(self._name, None)
-            self._collection = current or self._name
+        async with self._opening:  # making it begins with emptying its folder
+            if not self._collection:
+                current = await self.database.current()
+                if current is None:
+                    await self.database.create(self._name, None)
+                    await self.database.switch(self._name, None)
+                self._collection = current or self._name
         return self._collection
 
     def _points(self, name: str, version: str, text: str) -> list[Point]:
