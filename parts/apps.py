@@ -15,14 +15,15 @@ from parts.environments import ROOT, environment
 from parts.programs import answers, call, free_port, running
 
 
-def render(template: str, to: Path, name: str) -> Path:
+def render(template: str, to: Path, name: str, **answers: str) -> Path:
     """The app's folder, rendered anew into `to`/`name`, as thinkube-control does it: without trust
-    and without questions."""
+    and without questions. `answers` are those to the template's own questions."""
     shutil.rmtree(to / name, ignore_errors=True)
     to.mkdir(parents=True, exist_ok=True)
     copier = [sys.executable, "-m", "copier", "copy", "--defaults", "--quiet", "--overwrite"]
-    answer = ["--data", f"project_name={name}"]
-    call([*copier, *answer, ROOT / template, to])
+    for question, answer in {"project_name": name, **answers}.items():
+        copier += ["--data", f"{question}={answer}"]
+    call([*copier, ROOT / template, to])
     return to / name
 
 

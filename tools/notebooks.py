@@ -101,6 +101,7 @@ def run(file: Path, python: Path, variables: dict[str, str], write: bool) -> lis
             ran,
             timeout=LIMIT_S,
             kernel_name=kernel,
+            coalesce_streams=True,  # of a progress bar, its end
             resources={"metadata": {"path": str(file.parent)}},
         )
         try:
