@@ -31,6 +31,7 @@ def server(folder: Path) -> Iterator[Mlflow]:
         "PATH": f"{program.parent}:{os.environ['PATH']}",
         "HOME": folder,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # or there are ten processes
+        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     command = [
         program, "server", "--workers", "1", "--host", "127.0.0.1",

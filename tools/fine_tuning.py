@@ -17,6 +17,9 @@ try:
     python = environment("fine-tuning", wanted) / "python"
 except RuntimeError as error:
     sys.exit(str(error))
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+if not os.environ.get("MODEL"):
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the model comes from a package; nobody need ask the hub
 # Each step of a training takes and gives back the same hundreds of megabytes: kept by the process,
 # it takes a fifth less time.
 os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "10000000000"}

@@ -77,7 +77,8 @@ def main() -> int:
             print(f"    {seconds[name]:.0f} s", flush=True)
             print("".join(f"    {line}\n" for line in found), end="", flush=True)
     print(f"{len(wanted)} notebooks in {sum(seconds.values()):.0f} s")
-    if options.write and not options.platform and len(wanted) == len(NOTEBOOKS):
+    whole = len(wanted) == len(NOTEBOOKS) and not troubles
+    if whole and options.write and not options.platform:
         sys.path.insert(0, str(ROOT / "benchmarks"))
         from results import save
 

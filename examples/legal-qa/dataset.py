@@ -53,12 +53,10 @@ def from_traces(
     by_text = {question.text: question for question in questions}
     found = []
     for row in tqdm(rows, desc="Reading traces", unit="trace"):
-        prompt = _prompt(langfuse, row["trace_id"])
-        if prompt:  # without one the agent answered by itself: it asked which document is meant
-            question = by_text[row["question"]]
-            found.append(
-                Example(prompt, target(question, prompt), question.text, question.document)
-            )
+        if not row["tokens"]["output"]:
+            continue  # the agent answered by itself: it asked which document is meant
+        prompt, question = _prompt(langfuse, row["trace_id"]), by_text[row["question"]]
+        found.append(Example(prompt, target(question, prompt), question.text, question.document))
     return found
 
 
@@ -74,18 +72,20 @@ def balanced(examples: Sequence[Example], left_open: float) -> list[Example]:
 
 
 def _prompt(langfuse: httpx.Client, trace_id: str) -> list[dict[str, str]]:
-    """The messages of the trace's generation `answer`; none where no model was asked."""
+    """The messages of the trace's generation `answer`, which may come later than the trace."""
     deadline = time.monotonic() + LATE_S
     while True:
         answer = langfuse.get(f"/api/public/traces/{trace_id}")
-        if answer.status_code != 404:
-            break
+        known = answer.status_code != 404
+        seen = answer.raise_for_status().json()["observations"] if known else []
+        for one in seen:
+            if one["type"] == "GENERATION" and one["name"] == "answer":
+                return list(one["input"])
         if time.monotonic() > deadline:
-            raise RuntimeError(f"Langfuse has no trace {trace_id} after {LATE_S} s; is it up?")
+            raise RuntimeError(
+                f"Langfuse does not hold all of trace {trace_id} after {LATE_S} s; is it up?"
+            )
         time.sleep(0.5)
-    seen = answer.raise_for_status().json()["observations"]
-    asked = [o for o in seen if o["type"] == "GENERATION" and o["name"] == "answer"]
-    return list(asked[0]["input"]) if asked else []
 
 
 def target(question: Question, prompt: Sequence[dict[str, str]]) -> str:

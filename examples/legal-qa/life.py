@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def examples(life: Life, folder: Path) -> None:
     the agent's real use."""
     silent = Gateway(models=["silent"], reply="-")
     with ExitStack() as stack:
-        host, keys = _langfuse(stack)
+        host, keys = langfuse(stack)
         env = {
             "LANGFUSE_HOST": host,
             "LANGFUSE_PUBLIC_KEY": keys[0],
@@ -138,12 +139,14 @@ def examples(life: Life, folder: Path) -> None:
     dataset.write(found, folder / "train.jsonl")
 
 
-def _langfuse(stack: ExitStack) -> tuple[str, tuple[str, str]]:
+def langfuse(stack: ExitStack) -> tuple[str, tuple[str, str]]:
     """(address, keys) of Langfuse. It cannot be installed from packages: without keys its double
     takes its place, which speaks the same protocol."""
     keys = os.environ.get("LANGFUSE_PUBLIC_KEY", ""), os.environ.get("LANGFUSE_SECRET_KEY", "")
     if all(keys):
         return os.environ.get("LANGFUSE_HOST", "https://cloud.langfuse.com"), keys
+    if any(keys):
+        raise RuntimeError("Langfuse wants both LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY.")
     return stack.enter_context(running(Langfuse().app)), ("pk-lf-double", "sk-lf-double")
 
 
@@ -207,9 +210,13 @@ def deployed(life: Life, folder: Path) -> None:
         after = life.held_out[: life.plan.after]
         asking.ask_all(url, after, folder / "after.jsonl", life.plan, "After the move")
         gateway.move({NAME: old})
+        tune.demote(here.url)
         back = asking.ask_all(url, some, _new(folder / "back.jsonl"), life.plan, "Rolled back")
     same = sum(a["said"] == b["said"] for a, b in zip(before, back, strict=True))
     print(f"Rolled back: {same} of {len(some)} answers are the base model's again, word for word.")
+    if not same:
+        raise RuntimeError(f"After the roll-back the agent answers otherwise than before: {folder}")
+    (folder / "rolled-back.json").write_text(json.dumps({"same": same, "of": len(some)}))
 
 
 def _new(file: Path) -> Path:
@@ -249,6 +256,7 @@ def run(life: Life) -> None:
         try:
             step(life, folder)
             kept["done"] = stale = True
+            kept |= {"date": datetime.now(UTC).date().isoformat(), "machine": report.machine()}
         finally:
             kept["seconds"] = round(kept["seconds"] + time.monotonic() - began, 1)
             _keep(folder, kept)
@@ -281,18 +289,39 @@ def check(plan: Plan) -> None:
         raise RuntimeError(
             f"There is no GPU here for {plan.model}: leave MODEL out, and SmolLM2-135M is taken."
         )
+    if plan.on_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RuntimeError("nvidia-smi is here, but PyTorch sees no GPU: look at the driver.")
+    billions = _billions(plan.model) if plan.model else 0
+    disk, ram = FREE_GIB + 8 * billions, MEMORY_GIB + 5 * billions
     folder = next(path for path in (plan.work, *plan.work.parents) if path.exists())
-    if (free := shutil.disk_usage(folder).free / 2**30) < FREE_GIB:
+    if (free := shutil.disk_usage(folder).free / 2**30) < disk:
         raise RuntimeError(
-            f"{folder} has {free:.0f} GiB free, and {FREE_GIB} are needed: make room, or set WORK."
+            f"{folder} has {free:.0f} GiB free, and {disk:.0f} are needed: make room, or set WORK."
         )
-    if (memory := psutil.virtual_memory().available / 2**30) < MEMORY_GIB:
+    if (memory := psutil.virtual_memory().available / 2**30) < ram:
         raise RuntimeError(
-            f"{memory:.0f} GiB of memory are free, and {MEMORY_GIB} are needed: end something else."
+            f"{memory:.0f} GiB of memory are free, and {ram:.0f} are needed: end something else."
         )
     with ExitStack() as stack:
-        host, keys = _langfuse(stack)
+        host, keys = langfuse(stack)
         _look_for(host, keys)
+
+
+def _billions(model: str) -> float:
+    """Of its parameters. They lie on the disk four times in 16 bits, and once in memory in 32."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise RuntimeError(f"{model} cannot be had ({said}): check MODEL or HF_TOKEN.") from None
+    with torch.device("meta"):  # its shape, without its weights
+        return float(AutoModelForCausalLM.from_config(config).num_parameters() / 1e9)
 
 
 def _look_for(langfuse: str, keys: tuple[str, str]) -> None:
@@ -308,6 +337,10 @@ def _look_for(langfuse: str, keys: tuple[str, str]) -> None:
         raise RuntimeError(
             f"Langfuse at {langfuse} does not know these keys: check LANGFUSE_PUBLIC_KEY and "
             "LANGFUSE_SECRET_KEY."
+        )
+    if answer.status_code != 200 or "json" not in answer.headers.get("content-type", ""):
+        raise RuntimeError(
+            f"At {langfuse} is no Langfuse (it answers {answer.status_code}): check LANGFUSE_HOST."
         )
 
 

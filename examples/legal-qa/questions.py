@@ -1,11 +1,12 @@
 """The golden questions of tkt-rag-agent, split by document: one side to learn from, the other held
-out. No document, and so no question about one, stands on both sides."""
+out. No document stands on both sides, and nothing to learn from names who is in a held-out one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +52,16 @@ def split(questions: Sequence[Question], plan: Plan) -> tuple[list[Question], li
     nothing = [q for q in mixed if not q.answerable]
     train = [q for q in asks if q.document in TRAIN_ON]
     held = [q for q in asks if q.document not in TRAIN_ON][: plan.answerable]
+    theirs = names(q for q in asks if q.document not in TRAIN_ON) - names(train)
     held += [q for q in nothing if q.held_out][: plan.unanswerable]
-    train += [q for q in nothing if not q.held_out][: plan.train_unanswerable]
+    free = [q for q in nothing if not q.held_out and not names([q]) & theirs]
+    train += free[: plan.train_unanswerable]
     return _mixed(train), _mixed(held)
+
+
+def names(questions: Iterable[Question]) -> set[str]:
+    """Words with a capital that begin no question: companies, people, places, products."""
+    return {word for q in questions for word in re.findall(r"\b[A-Z]\w{3,}", q.text[1:])}
 
 
 def _mixed(questions: Sequence[Question]) -> list[Question]:

@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +57,11 @@ def write(plan: Plan, steps: Sequence[str], save: bool) -> None:
     folder = plan.work / "report"
     folder.mkdir(exist_ok=True)
     found = figures(plan, steps)
+    last = json.loads((plan.work / steps[-1] / STATE).read_text())  # not today: it was kept
     record = {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": last["date"],
         "command": "make legal-qa SAVE=1" + (f" MODEL={plan.model}" if plan.model else ""),
-        "machine": machine(),
+        "machine": last["machine"],
         "figures": found,
     }
     (folder / "lifecycle.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -81,12 +81,13 @@ def figures(plan: Plan, steps: Sequence[str]) -> dict[str, Any]:
     decisions = json.loads((plan.work / "gate" / "decisions.json").read_text())
     measured = json.loads((plan.work / "tuned" / "measured.json").read_text())
     prices = json.loads((HERE / "prices.json").read_text())
-    rent = prices["usd_per_hour"]["gpu" if plan.on_gpu else "cpu"]
+    rent = rented(prices["usd_per_hour"], measured["hardware"])
     scores = {name: _rounded(summary(some), rent["price"]) for name, some in rows.items()}
     low_high = {name: interval([answer_score(row) for row in some]) for name, some in rows.items()}
     seconds = {
         name: json.loads((plan.work / name / STATE).read_text())["seconds"] for name in steps
     }
+    back = plan.work / "deployed" / "rolled-back.json"
     notebooks = json.loads(NOTEBOOKS.read_text())["figures"] if NOTEBOOKS.exists() else {}
     return {
         "metric": METRIC,
@@ -118,7 +119,16 @@ def figures(plan: Plan, steps: Sequence[str]) -> dict[str, Any]:
         },
         "gate": {name: said["reasons"] for name, said in decisions.items()},
         "passes": scores,
+        "rolled_back": json.loads(back.read_text()) if back.exists() else None,
     }
+
+
+def rented(prices: dict[str, Any], hardware: str) -> dict[str, Any]:
+    """The price of the hardware that was measured; no GPU's price is another's."""
+    for name, row in prices.items():
+        if name in hardware:
+            return dict(row)
+    return {"price": None, "what": f"{hardware}, which prices.json does not hold"}
 
 
 def passes(plan: Plan) -> dict[str, list[Row]]:
@@ -133,9 +143,11 @@ def passes(plan: Plan) -> dict[str, list[Row]]:
     return {name: rows for name, rows in found.items() if rows}
 
 
-def _rounded(values: dict[str, float], dollars_per_hour: float) -> dict[str, float]:
-    values["cost_per_1000"] = 1000 / values["answers_per_s"] / 3600 * dollars_per_hour
-    return {name: round(value, 4) for name, value in values.items()}
+def _rounded(values: dict[str, float], dollars_per_hour: float | None) -> dict[str, Any]:
+    found: dict[str, Any] = {name: round(value, 4) for name, value in values.items()}
+    hours = 1000 / values["answers_per_s"] / 3600
+    dollars = None if dollars_per_hour is None else round(hours * dollars_per_hour, 4)
+    return found | {"cost_per_1000": dollars}
 
 
 def as_markdown(record: dict[str, Any]) -> str:
@@ -151,22 +163,26 @@ def as_markdown(record: dict[str, Any]) -> str:
         "|---|" + "---|" * len(names),
     ]
     for key, name in NAMES.items():
-        cells = [f"{f['passes'][column][key]:.3g}" for column in names]
+        values = [f["passes"][column][key] for column in names]
+        cells = ["not known" if value is None else f"{value:.3g}" for value in values]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
         f"95 % interval of the answer score: base {f['base_low']:.3f} to {f['base_high']:.3f}, "
-        f"tuned {f['tuned_low']:.3f} to {f['tuned_high']:.3f}. Dollars: the time the machine was "
-        f"busy at {f['price']['price']} dollars an hour, the price on {f['price']['date']} of "
-        f"{f['price']['what']} ([source]({f['price']['source']})).",
+        f"tuned {f['tuned_low']:.3f} to {f['tuned_high']:.3f}. {_dollars(f['price'])}",
         "",
         "| the gate | tuned model | broken model |",
         "|---|---|---|",
     ]
     both = zip(f["gate"]["candidate"], f["gate"]["broken"], strict=False)
     lines += [f"| {number} | {a} | {b} |" for number, (a, b) in enumerate(both, 1)]
-    t = f["training"]
+    t, back = f["training"], f["rolled_back"]
+    said = "The gate refused, so nothing was deployed."
+    if back:
+        said = f"After the roll-back {back['same']} of {back['of']} answers were the base model's."
     lines += [
+        "",
+        said,
         "",
         "| step | seconds |",
         "|---|---|",
@@ -180,6 +196,15 @@ def as_markdown(record: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _dollars(rent: dict[str, Any]) -> str:
+    if rent["price"] is None:
+        return f"Dollars are not known for {rent['what']}."
+    return (
+        f"Dollars: the time that the machine above was busy, at {rent['price']} dollars an hour, "
+        f"the price on {rent['date']} of {rent['what']} ([source]({rent['source']}))."
+    )
 
 
 BEGIN, END = "<!-- figures: made by make legal-qa SAVE=1 -->", "<!-- end of figures -->"

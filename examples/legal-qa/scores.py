@@ -7,6 +7,7 @@ that nothing answers, 1 if the agent says so, else 0. Its mean is what is compar
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import string
@@ -72,9 +73,9 @@ def mean(values: Sequence[float]) -> float:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of all do not exceed (nearest rank)."""
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, max(0, round(share * len(ranked) + 0.5) - 1))]
+    """The smallest value that at least `share` of all do not exceed (nearest rank)."""
+    rank = math.ceil(round(share * len(values), 9))  # 0.95 * 100 is a little more than 95
+    return sorted(values)[max(0, rank - 1)]
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:

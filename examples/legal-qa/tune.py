@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,20 +22,24 @@ LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 def train(
     base: Path | str, examples: Sequence[Example], plan: Plan, folder: Path
 ) -> dict[str, Any]:
-    """Train an adapter into `folder`/adapter; gives what was measured, and {step: loss} of it."""
+    """Train an adapter into `folder`/adapter; gives what was measured, and {step: loss} of it. A
+    training that was stopped goes on; one that has ended is not done again."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
+    measured = folder / "measured.json"
+    if measured.exists():
+        return dict(json.loads(measured.read_text()))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    began = time.monotonic()
+    clock = _clock(folder / "seconds")
     model, tokenizer = load(base, plan)
     rows = [
         {name: example.as_data()[name] for name in ("prompt", "completion")} for example in examples
     ]
-    gpu = torch.cuda.is_available()
+    gpu = plan.on_gpu
     settings = SFTConfig(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=plan.epochs,
@@ -67,21 +72,47 @@ def train(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=None if hasattr(model, "peft_config") else adapter,
+        callbacks=[clock],
     )
-    last = get_last_checkpoint(settings.output_dir) if Path(settings.output_dir).exists() else None
+    checkpoints = folder / "checkpoints"
+    for one in checkpoints.glob("checkpoint-*"):
+        if not (one / "trainer_state.json").exists():  # what is written last
+            shutil.rmtree(one)
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(str(folder / "adapter"))
     tokenizer.save_pretrained(str(folder / "adapter"))
     losses = {row["step"]: row["loss"] for row in trainer.state.log_history if "loss" in row}
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return {
-        "seconds": time.monotonic() - began,
+    found = {
+        "seconds": clock.seconds(),
         "steps": trainer.state.global_step,
         "trained_parameters": trained,
         "losses": losses,
         "hardware": torch.cuda.get_device_name() if gpu else "CPU",
         "by": "Unsloth" if _unsloth(gpu) else "TRL and PEFT",
     }
+    measured.write_text(json.dumps(found))
+    return found
+
+
+def _clock(file: Path) -> Any:
+    """A part of a trainer that counts its seconds in `file`, over stops: as each checkpoint holds
+    what was done before it, its seconds are kept with it."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.before = float(file.read_text()) if file.exists() else 0.0
+            self.began = time.monotonic()
+
+        def seconds(self) -> float:
+            return self.before + time.monotonic() - self.began
+
+        def on_save(self, *_: Any, **__: Any) -> None:
+            file.write_text(str(self.seconds()))
+
+    return Clock()
 
 
 def load(base: Path | str, plan: Plan) -> tuple[Any, Any]:
@@ -90,7 +121,7 @@ def load(base: Path | str, plan: Plan) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    gpu = torch.cuda.is_available()
+    gpu = plan.on_gpu
     if _unsloth(gpu):
         from unsloth import FastLanguageModel  # type: ignore[import-not-found]
 
@@ -170,7 +201,6 @@ def register(
         mlflow.log_metric("seconds", measured["seconds"])
         mlflow.log_artifacts(str(folder / "merged"), "model")
         mlflow.log_artifacts(str(folder / "adapter"), "adapter")
-        (folder / "measured.json").write_text(json.dumps(measured))
         mlflow.log_artifact(str(folder / "measured.json"))
     if not client.search_registered_models(filter_string=f"name = '{NAME}'"):
         client.create_registered_model(NAME)
@@ -188,3 +218,15 @@ def promote(uri: str, version: str) -> None:
     if (before := aliases.get("champion")) and before != version:
         client.set_registered_model_alias(NAME, "previous", before)
     client.set_registered_model_alias(NAME, "champion", version)
+
+
+def demote(uri: str) -> None:
+    """Take a promotion back: the version before is the champion again, or none where none was."""
+    import mlflow
+
+    client = mlflow.MlflowClient(uri)
+    if before := client.get_registered_model(NAME).aliases.get("previous"):
+        client.set_registered_model_alias(NAME, "champion", before)
+        client.delete_registered_model_alias(NAME, "previous")
+    else:
+        client.delete_registered_model_alias(NAME, "champion")
