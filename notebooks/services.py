@@ -4,6 +4,7 @@ programs on this machine, from packages.
     gateway = litellm()     # a model behind LiteLLM
     address = nats()
     uri = mlflow()
+    url = qdrant()
     traced = langfuse()     # it has no package, so without its keys nothing is traced
     folder = app("tkt-rag-agent")   # that template, rendered
 
@@ -13,10 +14,12 @@ Each says in a line what is used. What was started ends with the notebook's kern
 from __future__ import annotations
 
 import atexit
+import base64
 import importlib.metadata
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,12 +29,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / ".laptop"
 """What outlives a kernel on a laptop: MLflow's store."""
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its makers need not hear of this
 _started = ExitStack()
 atexit.register(_started.close)
 
@@ -81,6 +86,14 @@ def litellm(script: Callable[[dict[str, Any]], Any] | None = None) -> Gateway:
     url = endpoint.rstrip("/").removesuffix("/v1") + "/v1"
     key = os.environ.get("LITELLM_MASTER_KEY", "")
     listed = [row["id"] for row in _ask(url, key, "models")["data"]]
+    wanted = [
+        os.environ[name] for name in ("CHAT_MODEL", "EMBEDDING_MODEL") if os.environ.get(name)
+    ]
+    if unknown := [name for name in wanted if name not in listed]:
+        raise RuntimeError(
+            f"LiteLLM at {url} has no model {unknown[0]}, but {', '.join(listed) or 'none'}: "
+            "correct CHAT_MODEL or EMBEDDING_MODEL."
+        )
     chat = os.environ.get("CHAT_MODEL") or _first(url, key, listed, "chat/completions")
     if not chat:
         raise RuntimeError(
@@ -107,18 +120,24 @@ def _first(url: str, key: str, names: list[str], path: str) -> str:
 
 
 def _ask(url: str, key: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     data = json.dumps(body).encode() if body is not None else None
+    request = Request(f"{url}/{path}", data, {"Authorization": f"Bearer {key}"})
+    request.add_header("Content-Type", "application/json")
+    return _answer("LiteLLM", request, "LITELLM_ENDPOINT", "LITELLM_MASTER_KEY")
+
+
+def _answer(service: str, request: Request, address: str, key: str) -> Any:
+    """The JSON that a service answers with; RuntimeError that names the variables to look at."""
+    at = f"{service} at {request.type}://{request.host}"
     try:
-        with urlopen(Request(f"{url}/{path}", data, headers), timeout=60) as response:
+        with urlopen(request, timeout=60) as response:
             return json.load(response)
     except HTTPError as error:
-        hint = "check LITELLM_MASTER_KEY" if error.code in (400, 401, 403) else "look at its log"
-        raise RuntimeError(f"LiteLLM at {url} answers {error.code}; {hint}.") from None
+        hint = f"check {key}" if error.code in (400, 401, 403) else "look at its log"
+        raise RuntimeError(f"{at} answers {error.code}; {hint}.") from None
     except (URLError, OSError, ValueError) as error:
         raise RuntimeError(
-            f"LiteLLM at {url} does not answer ({error}); check LITELLM_ENDPOINT, or unset it to "
-            "use this machine."
+            f"{at} does not answer ({error}); check {address}, or unset it to use this machine."
         ) from None
 
 
@@ -175,7 +194,15 @@ def _scripted(script: Callable[[dict[str, Any]], Any]) -> Any:
 def nats() -> str:
     """The address of a NATS server."""
     if address := os.environ.get("NATS_URL"):
-        print(f"NATS: {address}.")
+        place = urlsplit(address)
+        try:
+            socket.create_connection((place.hostname or "", place.port or 4222), 10).close()
+        except OSError as error:
+            raise RuntimeError(
+                f"NATS at {place.hostname} does not answer ({error}); check NATS_URL, or unset it "
+                "to use this machine."
+            ) from None
+        print(f"NATS: {place.hostname}.")
         return address
     from parts.nats import server
 
@@ -187,6 +214,12 @@ def nats() -> str:
 def mlflow() -> str:
     """MLflow's tracking URI. Its runs and models on a laptop stay in `.laptop/`."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        models = f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/search?max_results=1"
+        token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+        given = {"Authorization": f"Bearer {token}"} if token else {}
+        _answer(
+            "MLflow", Request(models, headers=given), "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"
+        )
         print(f"MLflow: {uri}.")
         return uri
     from parts.mlflow import server
@@ -198,11 +231,29 @@ def mlflow() -> str:
     return here.url
 
 
+def qdrant() -> str:
+    """The address of a Qdrant; "" where the notebook is to run its engine by itself."""
+    url = os.environ.get("QDRANT_URL", "").rstrip("/")
+    if url:
+        if url.startswith("https://") and not urlsplit(url).port:
+            url += ":443"  # or its client goes to port 6333
+        request = Request(f"{url}/collections")
+        _answer("Qdrant", request, "QDRANT_URL", "QDRANT_URL")
+    print(f"Qdrant: {url or 'inside this notebook'}.")
+    return url
+
+
 def langfuse() -> bool:
     """Whether traces go to Langfuse."""
-    host = os.environ.get("LANGFUSE_HOST", "")
-    if os.environ.get("LANGFUSE_PUBLIC_KEY") and os.environ.get("LANGFUSE_SECRET_KEY"):
-        print(f"Langfuse: {host or 'its own cloud'}.")
+    host = os.environ.get("LANGFUSE_HOST") or "https://cloud.langfuse.com"
+    keys = os.environ.get("LANGFUSE_PUBLIC_KEY"), os.environ.get("LANGFUSE_SECRET_KEY")
+    if all(keys):
+        basic = base64.b64encode(":".join(map(str, keys)).encode()).decode()
+        projects = Request(
+            f"{host}/api/public/projects", headers={"Authorization": f"Basic {basic}"}
+        )
+        _answer("Langfuse", projects, "LANGFUSE_HOST", "LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY")
+        print(f"Langfuse: {host}.")
         return True
     print("Langfuse: off, as LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are not set.")
     return False
