@@ -4,12 +4,16 @@ It is fetched by the password grant when it is first needed, kept, and renewed b
 when it is refused.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
 import httpx
+
+LIMIT_S = 10
+"""For each step of asking Keycloak: all others wait meanwhile."""
 
 
 class KeycloakToken(httpx.Auth):
@@ -29,22 +33,28 @@ class KeycloakToken(httpx.Auth):
         }
         self._token = ""
         self._expires = 0.0
+        self._asking = asyncio.Lock()
 
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        if time.monotonic() >= self._expires:
-            await self._keep((yield self._token_request()))
-        request.headers["Authorization"] = f"Bearer {self._token}"
+        async with self._asking:  # who comes meanwhile waits for the same token
+            if time.monotonic() >= self._expires:
+                await self._keep((yield self._token_request()))
+            token = self._token
+        request.headers["Authorization"] = f"Bearer {token}"
         response = yield request
         if response.status_code == 401:
-            await self._keep((yield self._token_request()))
+            async with self._asking:
+                if self._token == token:  # else another request that was refused has renewed it
+                    await self._keep((yield self._token_request()))
             request.headers["Authorization"] = f"Bearer {self._token}"
             yield request
 
     def _token_request(self) -> httpx.Request:
         address = f"{self._realm}/protocol/openid-connect/token"
-        return httpx.Request("POST", address, data=self._form)
+        limit = {"timeout": httpx.Timeout(LIMIT_S).as_dict()}  # the client's is not for this one
+        return httpx.Request("POST", address, data=self._form, extensions=limit)
 
     async def _keep(self, response: httpx.Response) -> None:
         await response.aread()

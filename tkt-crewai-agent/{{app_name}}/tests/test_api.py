@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 from world import TASKS, FakeModel, api, make_services, until
 
 import app
@@ -121,10 +124,12 @@ async def test_an_app_that_cannot_start_says_why_where_one_asks(
     built = app.create_app()
     client = httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://app.test")
     async with built.router.lifespan_context(built):
-        await asyncio.sleep(0.3)
 
+        async def told() -> bool:
+            return "/data may not be written" in (await client.get("/ready")).text
+
+        await until(told)
         assert (await client.get("/health")).status_code == 200
-        assert "/data may not be written" in (await client.get("/ready")).text
         assert "not able to start" in problem(await client.get(RUNS), 502)
 
 
@@ -242,7 +247,7 @@ async def test_events_are_numbered_streamed_and_read_on_after_any_of_them(
 async def test_a_stream_ends_in_time_and_goes_on_where_it_was(
     with_model: Services, model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "SEGMENT_S", 0.3)
+    monkeypatch.setattr(runs, "SEGMENT_S", 1.5)
     go_on = asyncio.Event()
     model.enqueue(go_on)
     async with api(with_model) as client:
@@ -317,6 +322,27 @@ async def closed(folder: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClie
 
 KEYS = {name: f"{PREFIX}{name}-key" for name in ("ana", "bo")}
 ANA_S, BO_S = ({"Authorization": f"Bearer {key}"} for key in KEYS.values())
+
+
+async def test_two_first_tokens_at_once_both_get_in() -> None:
+    """The second one waits for the keys of the realm that the first one has asked for."""
+    key, fetched = RSAKey.generate_key(2048, {"kid": "k"}), []
+
+    class Realm:
+        async def fetch_jwk_set(self, force: bool) -> Any:
+            fetched.append(force)
+            await asyncio.sleep(0.05)
+            return {"keys": [key.as_dict(private=False)]}
+
+    access = Access("https://auth.test/realms/r", "crew", set(), {})
+    access.realm = Realm()
+    claims = {"iss": access.issuer, "sub": "ana", "azp": "crew", "exp": int(time.time()) + 60}
+    token = jwt.encode({"alg": "RS256", "kid": "k"}, claims, key)
+
+    users = await asyncio.gather(access.user(token), access.user(token))
+
+    assert [user.id for user in users] == ["ana", "ana"]
+    assert len(fetched) == 1
 
 
 async def test_runs_are_their_owners(folder: Path, anyio_backend: str) -> None:
@@ -562,11 +588,15 @@ async def test_metrics_tell_of_runs(services: Services) -> None:
     async with api(services) as client:
         path = await started(client)
         await in_state(client, path, "done")
-        await asyncio.sleep(0.05)
+
+        async def counted() -> bool:
+            run = 'agent_runs_total{door="api",outcome="done",process="sequential"} 1.0'
+            return run in (await client.get("/metrics")).text
+
+        await until(counted)
         page = await client.get("/metrics")
 
     assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert 'agent_runs_total{door="api",outcome="done",process="sequential"} 1.0' in page.text
 
 
 @pytest.mark.parametrize(

@@ -162,15 +162,24 @@ async def test_a_server_that_is_away_is_told_with_its_address(gateway: FakeGatew
     assert "check LITELLM_ENDPOINT" in said
 
 
-async def test_pauses_are_kept_and_each_is_partly_chance(gateway: FakeGateway) -> None:
+async def test_pauses_are_kept_and_each_is_partly_chance(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
     gateway.enqueue(httpx.Response(503), httpx.Response(503), "Yes.")
     model = chat(gateway)
     model.pauses_s = (0.1, 0.2)
-    begin = time.monotonic()
+    monkeypatch.setattr(asyncio, "sleep", sleep)
 
     await model.complete(HI)
 
-    assert 0.3 <= time.monotonic() - begin < 0.8
+    first, second = slept
+    assert 0.1 <= first <= 0.15
+    assert 0.2 <= second <= 0.3
 
 
 async def test_a_wait_that_the_gateway_asks_for_is_kept(gateway: FakeGateway) -> None:

@@ -369,10 +369,11 @@ async def test_what_is_done_is_taken_by_nobody_any_more(journals: Journals) -> N
 async def test_what_is_handed_back_is_taken_again_at_once_and_counts_as_no_try(
     journals: Journals,
 ) -> None:
+    journals.ack_wait_s = 30  # what comes sooner was handed back
     journal = await journals.open()
     record = await journal.create(a_record(), "")
     for _ in range(5):
-        job = await taken(journal, 0.8)
+        job = await taken(journal, 8)
         assert (job.run_id, job.tries) == (record.id, 1)
         await job.again()
 
@@ -468,10 +469,12 @@ async def test_a_journal_leaves_no_task_behind(journals: Journals) -> None:
     await happened(journal, record.id, 1)
 
     await journals.close(journal)
-    await asyncio.sleep(0.3)
 
-    left = asyncio.all_tasks() - before
-    assert [task for task in left if "activity_check" not in repr(task)] == []  # ends by itself
+    def left() -> list[asyncio.Task[Any]]:
+        others = asyncio.all_tasks() - before
+        return [task for task in others if "activity_check" not in repr(task)]  # ends by itself
+
+    await until(lambda: not left())
 
 
 # SQLite alone
@@ -560,15 +563,14 @@ async def test_nothing_stays_in_memory_of_a_run_that_was_read_to_its_end(folder:
         await journal.add(record.id, DONE)
         await happened(journal, record.id, 1)
 
-    await asyncio.sleep(0.05)  # the last reader is put away
-    assert journal._news == {}
+    await until(lambda: journal._news == {})  # the last reader is put away
     await journal.close()
 
 
 async def test_a_slow_disk_stops_nobody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = LocalJournal(folder, 30)
     await journal.start()
-    monkeypatch.setattr(journal, "_since", lambda run_id, seen: time.sleep(0.3) or [])
+    monkeypatch.setattr(journal, "_since", lambda run_id, seen: time.sleep(2) or [])
     reading = asyncio.create_task(happened(journal, "x", 1))
     longest, last = 0.0, time.monotonic()
 
@@ -576,7 +578,7 @@ async def test_a_slow_disk_stops_nobody_else(folder: Path, monkeypatch: pytest.M
         await asyncio.sleep(0.01)
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
 
-    assert longest < 0.2
+    assert longest < 1
     reading.cancel()
     await asyncio.wait([reading])
     await journal.close()
@@ -654,12 +656,12 @@ async def test_two_workers_on_one_queue_never_have_one_run_at_the_same_time(
 async def test_a_run_is_anothers_when_its_worker_is_silent_and_not_before(
     jetstream: Jetstream, anyio_backend: str
 ) -> None:
-    first, second = await opened(jetstream), await opened(jetstream)
+    first, second = [await opened(jetstream, ack_wait_s=4) for _ in range(2)]
     record = await first.create(a_record(), "")
     job = await taken(first)
-    waiting = asyncio.create_task(taken(second, 8))
-    for _ in range(4):
-        await asyncio.sleep(0.4)
+    waiting = asyncio.create_task(taken(second, 20))
+    for _ in range(5):
+        await asyncio.sleep(1)
         await job.working()
     assert not waiting.done()
 
@@ -870,12 +872,12 @@ async def test_what_the_server_has_forgotten_is_not_listed_any_more(
 async def test_a_run_whose_place_in_the_queue_was_lost_gets_another(
     jetstream: Jetstream, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_nats, "FORGOTTEN_S", 0.2)
+    monkeypatch.setattr(journal_nats, "FORGOTTEN_S", 2)
     monkeypatch.setattr(journal_nats, "TAKE_S", 0.5)
     journals = [await opened(jetstream, ack_wait_s=20) for _ in range(3)]
     record = await journals[0].create(a_record(), "")
     await (await taken(journals[0])).done()  # as if it had never come into the queue
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(2.3)
 
     jobs = [asyncio.create_task(taken(journal, 3)) for journal in journals]
     await asyncio.wait(jobs)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import FakeModel, Jetstream, Journals, ended, kept, make_services
+from world import FakeModel, Jetstream, Journals, ended, kept, make_services, until
 
 from agent.errors import Unavailable
 from agent.nats_server import NatsServer
@@ -154,7 +154,12 @@ async def test_of_several_replicas_one_answers(replicas: Journals, jetstream: Je
     for number in range(5):
         body = json.dumps({"topic": f"Topic {number}"}).encode()
         await other.client.request("agents.crew.run", body, 3)
-    await asyncio.sleep(0.2)
+
+    async def all_there() -> bool:
+        return len(await listed(pair[0], CALLER)) >= 5
+
+    await until(all_there)
+    await asyncio.sleep(0.2)  # for a sixth, which must not come
 
     assert len(await listed(pair[0], CALLER)) == 5
     await other.close()

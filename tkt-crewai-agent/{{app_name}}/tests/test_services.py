@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -292,6 +293,25 @@ async def test_the_token_is_renewed_before_it_expires(
 
     paths = [request.url.path.rsplit("/", 1)[1] for request in requests]
     assert paths == ["token", "models", "token", "models"]
+
+
+async def test_two_first_requests_at_once_share_one_token(folder: Path) -> None:
+    fetched = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/token"):
+            fetched.append(request)
+            await asyncio.sleep(0.05)
+            return httpx.Response(200, json={"access_token": "jwt", "expires_in": 60})
+        return httpx.Response(200, json={"data": [{"id": "chat"}]})
+
+    client = module._gateway_client(settings(folder, **POD))
+    client._transport, client._mounts = httpx.MockTransport(answer), {}
+
+    first, second = await asyncio.gather(model_of(client).models(), model_of(client).models())
+
+    assert first == second == ["chat"]
+    assert len(fetched) == 1
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,7 @@ async def test_what_an_agent_says_is_made_harmless_before_it_is_kept(
 async def test_a_worker_that_is_closed_hands_back_and_the_next_goes_on_after_the_last_task(
     journals: Journals, model: FakeModel
 ) -> None:
+    journals.ack_wait_s = 30  # what comes sooner was handed back
     model.enqueue("The notes.", asyncio.Event())
     first = await journals.services(model)
     first.worker.start(first)
@@ -272,8 +273,9 @@ async def test_a_worker_that_is_closed_hands_back_and_the_next_goes_on_after_the
     assert (there.state, there.worker, finished(there)) == ("queued", "", ["research"])
     begin = time.monotonic()
     second.worker.start(second)
-    done = await ended(second, record)
+    await until(lambda: len(model.asked) > 2)
     assert time.monotonic() - begin < 3
+    done = await ended(second, record)
     assert (done.state, finished(done), done.attempt) == ("done", TASKS, 2)
     assert model.stopped == 1
     assert [asked.text.count("Find out what is needed") for asked in model.asked][2:] == [0, 0, 0]
@@ -287,6 +289,7 @@ async def test_a_worker_that_is_told_twice_to_end_still_hands_back(
     journals: Journals, model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At SIGTERM, and again when the server has closed its connections."""
+    journals.ack_wait_s = 30  # what comes sooner was handed back
     services = await journals.services(model)
     journal = services.journal
     model.enqueue(asyncio.Event())
@@ -307,7 +310,7 @@ async def test_a_worker_that_is_told_twice_to_end_still_hands_back(
     assert (await kept(journal, record.id)).state == "queued"
     if journals.shared:
         other = await journals.open()
-        job = await asyncio.wait_for(other.take(), 0.8)
+        job = await asyncio.wait_for(other.take(), 8)
         assert (job.run_id, job.tries) == (record.id, 1)
 
 
@@ -383,7 +386,7 @@ async def test_a_run_of_a_worker_that_was_lost_is_taken_up_and_the_lost_one_stop
 async def test_a_worker_that_says_that_it_works_is_not_lost(
     replicas: Journals, model: FakeModel
 ) -> None:
-    go_on = asyncio.Event()
+    replicas.ack_wait_s, go_on = 4, asyncio.Event()
     model.enqueue("The notes.", go_on)
     for _ in range(2):
         services = await replicas.services(model)
@@ -391,7 +394,7 @@ async def test_a_worker_that_says_that_it_works_is_not_lost(
     record = await ask(services)
     await until(lambda: len(model.asked) == 2)
 
-    await asyncio.sleep(1.6)
+    await asyncio.sleep(5)
     go_on.set()
     done = await ended(services, record)
 

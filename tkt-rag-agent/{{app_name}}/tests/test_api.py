@@ -106,10 +106,11 @@ async def test_an_app_that_cannot_start_says_why_where_one_asks(
     built = app.create_app()
     client = httpx.AsyncClient(transport=httpx.ASGITransport(built), base_url="http://app.test")
     async with built.router.lifespan_context(built):
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(8):
+            while "/data may not be written" not in (await client.get("/ready")).text:
+                await asyncio.sleep(0.01)
 
         assert (await client.get("/health")).status_code == 200
-        assert "/data may not be written" in (await client.get("/ready")).text
         assert "not able to start" in problem(await client.get("/api/documents"), 502)
 
 
@@ -205,7 +206,7 @@ async def test_a_slow_answer_is_202_and_fetched_later(
     go_on = asyncio.Event()
     gateway.enqueue(["It ", go_on, "is [1]."])
     async with api(with_model) as client:
-        monkeypatch.setattr(api_routes, "WAIT_S", 0.1)
+        monkeypatch.setattr(api_routes, "WAIT_S", 1)
         slow = await client.post("/api/chat", json={"question": "What is the rent?"})
 
         assert slow.status_code == 202
@@ -223,7 +224,7 @@ async def test_a_slow_answer_is_202_and_fetched_later(
 async def test_a_stream_ends_in_time_and_goes_on_where_it_was(
     with_model: Services, gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "SEGMENT_S", 0.1)
+    monkeypatch.setattr(runs, "SEGMENT_S", 1.5)
     await take_in(with_model, tmp_path / "in", lease=LEASE)
     go_on = asyncio.Event()
     gateway.enqueue(["It ", go_on, "is [1]."])
@@ -243,7 +244,7 @@ async def test_a_stream_ends_in_time_and_goes_on_where_it_was(
 async def test_a_cancelled_run_stops_the_model(
     with_model: Services, gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "SEGMENT_S", 0.1)
+    monkeypatch.setattr(runs, "SEGMENT_S", 1)
     await take_in(with_model, tmp_path / "in", lease=LEASE)
     gateway.enqueue(["It ", asyncio.Event()])
     async with api(with_model) as client:

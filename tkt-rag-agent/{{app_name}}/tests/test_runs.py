@@ -103,7 +103,7 @@ async def test_text_with_line_ends_and_any_letters_stays_one_frame(runs: Runs) -
 async def test_a_segment_ends_in_time_with_heartbeats_while_the_run_goes_on(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SEGMENT_S", 0.3)
+    monkeypatch.setattr(module, "SEGMENT_S", 1.5)
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.1)
     run = runs.start(Endless(), 60)
     loop = asyncio.get_running_loop()
@@ -111,7 +111,7 @@ async def test_a_segment_ends_in_time_with_heartbeats_while_the_run_goes_on(
 
     text = await read(run)
 
-    assert 0.25 < loop.time() - begun < 1
+    assert 1.4 < loop.time() - begun < 5
     assert text.count(": still working\n\n") >= 2
     assert [n for n, _, _ in parse(text)] == [1]
     assert not run.ended
@@ -124,16 +124,16 @@ async def test_a_run_that_nobody_reads_is_cancelled_and_its_work_with_it(
     work = Endless()
     run = runs.start(work, 60)
 
-    await asyncio.sleep(0.3)
+    await run.wait(5)  # counts as a read only at its end
 
     assert work.stopped
     assert run.events[-1].data["detail"] == "This was cancelled."
 
 
 async def test_a_run_that_is_read_goes_on(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ABANDONED_S", 0.2)
+    monkeypatch.setattr(module, "ABANDONED_S", 1)
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(module, "SEGMENT_S", 0.5)
+    monkeypatch.setattr(module, "SEGMENT_S", 2.5)
     run = runs.start(Endless(), 60)
 
     await read(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from itertools import combinations_with_replacement
@@ -409,9 +410,11 @@ async def by_meaning(store: Store) -> set[str]:
 
 async def test_closing_waits_for_a_call_whose_caller_was_cancelled(folder: Path) -> None:
     done: list[str] = []
+    began = threading.Event()
 
     class SlowShard:
         def update(self, _: Any) -> None:
+            began.set()
             time.sleep(0.1)
             done.append("update")
 
@@ -424,7 +427,7 @@ async def test_closing_waits_for_a_call_whose_caller_was_cancelled(folder: Path)
     database = Embedded(folder)
     database._shards["app-words"] = SlowShard()
     writing = asyncio.create_task(database.upsert("app-words", []))
-    await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(began.wait, 8)
     writing.cancel()
     await asyncio.wait([writing])
 

@@ -6,6 +6,7 @@ a token names another one, and now and then, so that a key that was withdrawn st
 This file knows nothing of requests; `sign_on.py` does.
 """
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Access:
         self._api_keys = api_keys
         self._fetched_at = self._asked_at = float("-inf")
         self._known: Any = None
+        self._asking = asyncio.Lock()
         self.realm: Any = OAuth().register(
             "keycloak",
             client_id=client_id,
@@ -113,21 +115,31 @@ class Access:
 
     async def _keys(self, kid: Any) -> Any:
         """The realm's keys, fetched anew when they are old or lack the key `kid`."""
-        from joserfc.jwk import KeySet
-
-        now = time.monotonic()
-        known = {key.kid for key in self._known.keys} if self._known else set()
-        fresh = kid in known and now < self._fetched_at + KEYS_KEPT_S
-        if not fresh and now >= self._asked_at + KEYS_REST_S:
-            self._asked_at = now
-            try:
-                self._known = KeySet.import_key_set(await self.realm.fetch_jwk_set(force=True))
-                self._fetched_at = now
-            except Exception as error:
-                log.warning("%s", self._away(error))
+        # Old ones do while somebody fetches: a realm that hangs holds up one request, not all.
+        if not self._fresh(kid) and not (self._has(kid) and self._asking.locked()):
+            async with self._asking:  # who comes meanwhile waits for the same answer
+                rested = time.monotonic() >= self._asked_at + KEYS_REST_S
+                if not self._fresh(kid) and rested:
+                    await self._fetch()
         if self._known is None:
             raise self._away(None)
         return self._known
+
+    def _has(self, kid: Any) -> bool:
+        return self._known is not None and kid in {key.kid for key in self._known.keys}
+
+    def _fresh(self, kid: Any) -> bool:
+        return self._has(kid) and time.monotonic() < self._fetched_at + KEYS_KEPT_S
+
+    async def _fetch(self) -> None:
+        from joserfc.jwk import KeySet
+
+        try:
+            self._known = KeySet.import_key_set(await self.realm.fetch_jwk_set(force=True))
+            self._fetched_at = time.monotonic()
+        except Exception as error:
+            log.warning("%s", self._away(error))
+        self._asked_at = time.monotonic()  # now, or each who waited would ask a realm that hangs
 
     async def check(self) -> str:
         """Asks the realm for its keys; `Unavailable` says what to check."""

@@ -13,8 +13,9 @@ import threading
 
 
 def main() -> int:
+    # The whole group is asked to end; it waits. A handler, as the child would inherit SIG_IGN.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the whole group is asked to end; it waits
     threading.Thread(target=_end_with_the_app, daemon=True).start()
     code = child.wait()
     return code if code >= 0 else 128 - code

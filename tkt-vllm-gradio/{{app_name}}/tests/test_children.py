@@ -103,6 +103,8 @@ async def test_what_a_child_leaves_behind_is_ended_as_well() -> None:
 
 async def test_a_child_that_has_ended_can_be_ended_again() -> None:
     child = await start("echo here; exit 3")
+    while child.returncode is None:
+        await asyncio.sleep(0.01)
 
     await end(child)
     await end(child)
@@ -150,9 +152,10 @@ async def test_how_a_program_ended_is_known_behind_its_guard(command: str, code:
 
 
 async def test_the_guard_waits_for_a_program_that_is_asked_to_end() -> None:
-    command = ["sh", "-c", "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 0.05; done"]
-    child = await guarded(command, HERE, {"PATH": "/usr/bin:/bin"})
-    await asyncio.sleep(0.3)
+    script = "trap 'sleep 0.3; exit 7' TERM; echo here; while :; do sleep 0.05; done"
+    child = await guarded(["sh", "-c", script], HERE, {"PATH": "/usr/bin:/bin"}, stdout=PIPE)
+    assert child.stdout
+    assert await child.stdout.readline() == b"here\n"
 
     await end(child)
 
