@@ -24,6 +24,7 @@ import httpx
 from parts.programs import free_port
 from tests import live
 from tests.doubles import chat
+from tests.doubles.gateway import Gateway
 from tests.live import App, wait_until
 
 CREW = "tkt-crewai-agent"
@@ -89,12 +90,23 @@ def start(app: App, topic: str, key: str = "", **body: Any) -> str:
     return str(reply.json()["run_id"])
 
 
+def warmed_up(app: App) -> None:
+    """Once a first run has ended, for which CrewAI is imported after the page and the tools."""
+    live.wait_for_page(app)
+    assert finished(app, start(app, "topic-0"))["state"] == "done"
+
+
+def calls(gateway: Gateway) -> list[dict[str, Any]]:
+    """What the model was asked, without the app's looks at whether the gateway is there."""
+    return [request.body for request in gateway.requests if "messages" in request.body]
+
+
 def run_of(app: App, run_id: str) -> dict[str, Any]:
     found: dict[str, Any] = app.http.get(f"/api/runs/{run_id}").raise_for_status().json()
     return found
 
 
-def finished(app: App, run_id: str, limit_s: float = 60) -> dict[str, Any]:
+def finished(app: App, run_id: str, limit_s: float = live.READY_S) -> dict[str, Any]:
     """The run, once it has ended."""
     ended = ("done", "failed", "cancelled")
     found: dict[str, Any] = wait_until(
@@ -103,7 +115,7 @@ def finished(app: App, run_id: str, limit_s: float = 60) -> dict[str, Any]:
     return found
 
 
-def until(app: App, run_id: str, state: str, limit_s: float = 60) -> dict[str, Any]:
+def until(app: App, run_id: str, state: str, limit_s: float = live.READY_S) -> dict[str, Any]:
     found: dict[str, Any] = wait_until(
         lambda: (now := run_of(app, run_id))["state"] == state and now, limit_s
     )

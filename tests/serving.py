@@ -68,7 +68,7 @@ class Served:
     def ready(self) -> dict[str, Any]:
         return dict(self.http.get("/ready").json())
 
-    def until(self, state: str, limit_s: float = 30) -> dict[str, Any]:
+    def until(self, state: str, limit_s: float = 90) -> dict[str, Any]:
         """/ready, once it says so."""
         return dict(wait_until(lambda: (now := self.ready())["state"] == state and now, limit_s))
 
@@ -114,7 +114,7 @@ def loading(folder: Path, double: dict[str, Any] | None = None, **env: Any) -> I
         "LOG_FORMAT": "text",
     } | env
     with launched(template=VLLM, **given) as app:
-        wait_until(lambda: _answers(app), 10)
+        wait_until(lambda: _answers(app))
         yield Served(app, place)
 
 

@@ -232,6 +232,7 @@ def test_langfuse_is_a_black_hole() -> None:
     keys = {"LANGFUSE_PUBLIC_KEY": "pk-lf-double", "LANGFUSE_SECRET_KEY": "sk-lf-double"}
     with black_hole() as url, started(LANGFUSE_HOST=url, **keys) as app:
         load(app, LEASE)
+        live.settled(app)
         begin = time.monotonic()
         for _ in range(20):
             assert "900 pounds" in ask(app, QUESTION)["answer"]
@@ -293,6 +294,7 @@ def read_to_the_end(app: App, question: str) -> list[tuple[int, str, dict[str, A
 def ended_by_sigterm(gateway: Gateway) -> tuple[list[Any], float]:
     """What 20 open streams were sent to their end, and the seconds until the process had ended."""
     with with_model(gateway) as app, ThreadPoolExecutor(20) as threads:
+        live.settled(app)
         streams = [threads.submit(read_to_the_end, app, QUESTION) for _ in range(20)]
         wait_until(lambda: gateway.active == 20)
         time.sleep(1)
@@ -377,6 +379,7 @@ def test_the_clock_jumps(tmp_path: Path) -> None:
         ThreadPoolExecutor(1) as threads,
     ):
         load(app, LEASE)
+        live.settled(app)
         stream = threads.submit(read_to_the_end, app, QUESTION)
         wait_until(lambda: gateway.active == 1)
         for jump in ("+2h", "-2h"):

@@ -16,7 +16,19 @@ import httpx
 import pytest
 
 from parts.programs import free_port
-from tests.crewing import TASKS, crew, events, finished, number, playing, run_of, start, until
+from tests.crewing import (
+    TASKS,
+    calls,
+    crew,
+    events,
+    finished,
+    number,
+    playing,
+    run_of,
+    start,
+    until,
+    warmed_up,
+)
 from tests.doubles.gateway import Gateway
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.qdrant_server import Qdrant
@@ -34,10 +46,6 @@ def with_model(gateway: Gateway, data: Path | None = None, **env: Any) -> Iterat
     gateway.reply = gateway.reply or playing
     with running(gateway.app) as url, crew(data, LITELLM_ENDPOINT=url, **KEY, **QUICK | env) as app:
         yield app
-
-
-def calls(gateway: Gateway) -> int:
-    return sum("messages" in request.body for request in gateway.requests)
 
 
 # The gateway
@@ -63,9 +71,11 @@ def test_the_crews_gateway_fails_for_good(failure: str, said: str) -> None:
 def test_the_crews_gateway_is_well_again_in_a_moment(failure: str) -> None:
     gateway = Gateway()
     with with_model(gateway) as app:
+        warmed_up(app)
+        before = len(calls(gateway))
         gateway.fail = failure
         run_id = start(app, "topic-1")
-        wait_until(lambda: calls(gateway) >= 2, 20)
+        wait_until(lambda: len(calls(gateway)) >= before + 2, 20)
         assert run_of(app, run_id)["state"] == "running"
         gateway.fail = None
         end = finished(app, run_id)
@@ -76,6 +86,7 @@ def test_the_crews_gateway_is_well_again_in_a_moment(failure: str) -> None:
 def test_the_crews_gateway_says_nothing() -> None:
     gateway = Gateway()
     with with_model(gateway, RUN_SECONDS=6) as app:
+        warmed_up(app)
         gateway.fail = "hang"
         end, slowest = health_during(app, lambda: finished(app, start(app, "topic-1")))
         assert end["state"] == "failed"
@@ -129,6 +140,7 @@ def test_the_crews_langfuse_is_a_black_hole() -> None:
     keys = {"LANGFUSE_PUBLIC_KEY": "pk-lf-double", "LANGFUSE_SECRET_KEY": "sk-lf-double"}
     gateway = Gateway()
     with black_hole() as url, with_model(gateway, LANGFUSE_HOST=url, **keys) as app:
+        warmed_up(app)
         begin = time.monotonic()
         assert finished(app, start(app, "topic-1"))["state"] == "done"
         assert time.monotonic() - begin < 10
@@ -151,11 +163,12 @@ def test_the_crews_langfuse_comes_back() -> None:
 
 
 def test_the_crews_process_is_killed_in_a_run(tmp_path: Path) -> None:
-    gateway = Gateway(first_token_s=0.5)
-    with with_model(gateway, tmp_path) as app:
+    gateway = Gateway(first_token_s=3)  # long enough to be killed within the third task
+    with with_model(gateway, tmp_path, MODEL_TIMEOUT_S=60) as app:
         run_id = start(app, "topic-1")
-        wait_until(lambda: len(run_of(app, run_id)["outputs"]) == 2, 30)
+        wait_until(lambda: len(run_of(app, run_id)["outputs"]) == 2, 90)
         app.process.kill()
+    gateway.first_token_s = 0
     with with_model(gateway, tmp_path) as app:
         end = finished(app, run_id)
         assert (end["state"], end["attempt"]) == ("done", 2)
@@ -173,13 +186,13 @@ def test_the_crews_process_is_killed_while_a_person_is_asked(tmp_path: Path) -> 
         app.process.kill()
     with with_model(gateway, tmp_path) as app:
         assert run_of(app, run_id)["asked"] == asked
-        before = calls(gateway)
+        before = len(calls(gateway))
         time.sleep(1)
-        assert calls(gateway) == before, "nobody works on it"
+        assert len(calls(gateway)) == before, "nobody works on it"
         body = {"decision": "approve", "comment": "Mind the budget of topic-1."}
         app.http.post(f"/api/runs/{run_id}/approval", json=body).raise_for_status()
         assert finished(app, run_id)["state"] == "done"
-        prompts = [str(r.body.get("messages")) for r in gateway.requests[-3:]]
+        prompts = [str(body["messages"]) for body in calls(gateway)[-3:]]
         assert all("Mind the budget" in prompt for prompt in prompts)
 
 
@@ -191,7 +204,7 @@ def test_a_run_that_always_kills_its_process_is_put_aside(tmp_path: Path) -> Non
         app.process.kill()
     for _ in range(2):
         with with_model(gateway, tmp_path) as app:
-            wait_until(lambda: gateway.active > 0, 20)
+            wait_until(lambda: gateway.active > 0, 90)  # CrewAI is imported first
             app.process.kill()
         wait_until(lambda: gateway.active == 0, 20)
     with with_model(gateway, tmp_path) as app:
@@ -205,7 +218,7 @@ def test_sigterm_comes_with_crews_at_work(tmp_path: Path) -> None:
     gateway = Gateway(first_token_s=20)
     with with_model(gateway, tmp_path, MODEL_TIMEOUT_S=60) as app:
         ids = [start(app, f"topic-{n}") for n in range(10)]
-        wait_until(lambda: gateway.active == 10, 30)
+        wait_until(lambda: gateway.active == 10, 90)  # CrewAI is imported first
         assert app.stop() < GRACE_S
         assert "Traceback" not in app.log
         wait_until(lambda: gateway.active == 0, 5)

@@ -47,7 +47,7 @@ class Page(Desk):
         for task in after:
             self.page.get_by_label(task, exact=True).check()
         self.press("Start")
-        self.page.locator(".steps").wait_for(timeout=10_000)
+        self.page.locator(".steps").wait_for(timeout=30_000)
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
@@ -186,7 +186,7 @@ def test_a_person_has_it_done_again_and_then_lets_it_go_on(visit: Any) -> None:
         assert "Writer on topic-3." in desk.page.locator(".sheet").first.inner_text()
         desk.press("Do it again")
         desk.see("Say in a comment what should be done otherwise.")
-        gateway.first_token_s = 2
+        gateway.first_token_s = 5
         desk.page.get_by_label("Comment").fill("Put the price first.")
         desk.press("Do it again")
         desk.see("Works on task 3 of 4, Draft.")
@@ -198,7 +198,7 @@ def test_a_person_has_it_done_again_and_then_lets_it_go_on(visit: Any) -> None:
         desk.page.wait_for_timeout(4000)  # news that comes meanwhile leaves the box alone
         assert desk.page.get_by_label("Comment").input_value() == "Now it is short."
         desk.press("Go on")
-        desk.see("Done in", 20)
+        desk.see("Done in", 60)
         asked = [str(request.body) for request in gateway.requests]
         assert any("Put the price first." in body for body in asked)
         assert any("Now it is short." in body for body in asked)
@@ -293,15 +293,15 @@ def test_a_run_that_fails_says_why(visit: Any) -> None:
 
 
 def test_what_a_reader_unfolds_stays_so(visit: Any) -> None:
-    gateway = Gateway(reply=playing, first_token_s=1.5)
+    gateway = Gateway(reply=playing, first_token_s=5)  # time to unfold before the next task
     with running(gateway.app) as url, crew(LITELLM_ENDPOINT=url, **KEY) as app:
         desk = visit(app)
         desk.start("topic-4")
-        desk.see("Works on task 2 of 4, Analysis.", 20)
+        desk.see("Works on task 2 of 4, Analysis.", 60)
         folded = desk.page.locator(".steps details").first
         folded.locator("summary").focus()
         desk.page.keyboard.press("Enter")
-        desk.see("Done in", 30)
+        desk.see("Done in", 60)
         assert folded.get_attribute("open") is not None
         assert desk.page.locator(".steps details[open]").count() == 1
         desk.clean()

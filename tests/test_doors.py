@@ -71,7 +71,7 @@ def test_openais_client_gets_an_answer_with_its_sources(client: openai.OpenAI) -
 def test_openais_client_gets_a_stream_with_usage(
     client: openai.OpenAI, world: tuple[App, Gateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(world[1], "tokens_per_second", 50)  # what comes at once is one piece
+    monkeypatch.setattr(world[1], "tokens_per_second", 10)  # what comes at once is one piece
     stream = client.chat.completions.create(
         model="live", messages=said(), stream=True, stream_options={"include_usage": True}
     )

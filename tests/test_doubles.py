@@ -623,8 +623,9 @@ def test_a_broken_langfuse_keeps_no_span(fail: str) -> None:
     receiver = Langfuse(public_key="pk", secret_key="sk", fail=fail)
     with running(receiver.app) as url:
         traces, keys = f"{url}/api/public/otel/v1/traces", ("pk", "sk")
+        limit_s = 0.2 if fail == "hang" else 5
         try:
-            assert httpx.post(traces, auth=keys, timeout=0.2).status_code == 500
+            assert httpx.post(traces, auth=keys, timeout=limit_s).status_code == 500
         except httpx.ReadTimeout:
             assert fail == "hang"
         receiver.fail = None
@@ -635,11 +636,15 @@ def test_a_broken_langfuse_keeps_no_span(fail: str) -> None:
 # The edge
 
 
+DEADLINE_S = 2
+"""Of the edge, where a test sets one: time enough for the first bytes on a busy machine."""
+
+
 async def ticks(_: Request) -> Response:
     async def body() -> AsyncIterator[bytes]:
         for n in range(20):
             yield f"data: {n}\n\n".encode()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.15)  # 3 s in all, longer than DEADLINE_S
 
     return StreamingResponse(body(), media_type="text/event-stream")
 
@@ -698,7 +703,7 @@ def behind() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def proxy(behind: str) -> Iterator[tuple[Edge, httpx.Client]]:
     edge = Edge(behind)
-    with running(edge.app) as url, httpx.Client(base_url=url, timeout=5) as client:
+    with running(edge.app) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield edge, client
 
 
@@ -741,7 +746,7 @@ def test_the_edge_passes_a_request_on_and_says_where_it_came_from(
 
 
 def test_the_deadline_cuts_a_stream_in_mid_body(edge: Edge, browser: httpx.Client) -> None:
-    edge.deadline_s = 0.3
+    edge.deadline_s = DEADLINE_S
     with browser.stream("GET", "/unbuffered") as response:
         assert response.status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
@@ -750,7 +755,7 @@ def test_the_deadline_cuts_a_stream_in_mid_body(edge: Edge, browser: httpx.Clien
 
 
 def test_the_deadline_is_504_while_nothing_was_sent(edge: Edge, browser: httpx.Client) -> None:
-    edge.deadline_s = 0.3
+    edge.deadline_s = DEADLINE_S
     assert browser.get("/ticks").status_code == 504
     assert edge.cuts == 1
 
@@ -758,11 +763,11 @@ def test_the_deadline_is_504_while_nothing_was_sent(edge: Edge, browser: httpx.C
 def test_a_buffered_stream_comes_all_at_once(edge: Edge, browser: httpx.Client) -> None:
     status, body, first = taken(browser, "/ticks")
     assert (status, body.count(b"data:")) == (200, 20)
-    assert first > 0.9
+    assert first > 2.9
 
 
 def test_a_buffer_that_is_full_is_passed_on(edge: Edge, browser: httpx.Client) -> None:
-    edge.deadline_s = 0.4
+    edge.deadline_s = DEADLINE_S
     status, body, _ = taken(browser, "/big")
     assert (status, len(body)) == (200, 70_000)
 
@@ -778,14 +783,14 @@ def test_a_buffer_that_is_full_is_passed_on(edge: Edge, browser: httpx.Client) -
 def test_a_stream_passes_when_nothing_buffers_it(
     edge: Edge, browser: httpx.Client, path: str, buffer: bool, ignore_accel: bool, passes: bool
 ) -> None:
-    edge.deadline_s, edge.buffer, edge.ignore_accel = 0.4, buffer, ignore_accel
+    edge.deadline_s, edge.buffer, edge.ignore_accel = DEADLINE_S, buffer, ignore_accel
     status, body, _ = taken(browser, path)
     assert status == (200 if passes else 504)
     assert (body.count(b"data:") > 1) == passes
 
 
 def test_headers_pass_an_edge_that_does_not_buffer(edge: Edge, browser: httpx.Client) -> None:
-    edge.deadline_s, edge.buffer = 0.3, False
+    edge.deadline_s, edge.buffer = DEADLINE_S, False
     assert taken(browser, "/silent")[:2] == (200, b"")
 
 

@@ -86,8 +86,8 @@ def test_out_of_memory_while_it_loads(tmp_path: Path) -> None:
 
 def test_the_cards_memory_is_still_held_by_another_and_then_free(tmp_path: Path) -> None:
     with loading(tmp_path, {"fail": "no_room", "fail_starts": 1}) as here:
-        wait_until(lambda: here.ready()["phase"] == "waiting")
-        assert "Only 3.1 of the card's 23.68 GiB are free" in here.ready()["detail"]
+        waiting = wait_until(lambda: (now := here.ready())["phase"] == "waiting" and now)
+        assert "Only 3.1 of the card's 23.68 GiB are free" in waiting["detail"]
         here.until("ready")
         assert here.chat().status_code == 200
 
@@ -148,8 +148,8 @@ def test_a_model_of_a_kind_that_this_vllm_does_not_know(tmp_path: Path) -> None:
 
 def test_the_engines_port_is_taken_meanwhile(tmp_path: Path) -> None:
     with loading(tmp_path, {"fail": "port_taken", "fail_starts": 1}) as here:
-        wait_until(lambda: here.ready()["phase"] == "waiting")
-        assert "is taken" in here.ready()["detail"]
+        waiting = wait_until(lambda: (now := here.ready())["phase"] == "waiting" and now)
+        assert "is taken" in waiting["detail"]
         here.until("ready")
         assert here.state["starts"] == 2
 

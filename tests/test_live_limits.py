@@ -191,7 +191,7 @@ def test_a_kill_in_the_middle_of_an_upload_leaves_only_whole_documents(tmp_path:
     clause = "This clause number {} of document {} binds both of the parties. " * 12
     documents = {
         f"{d}.txt": "\n\n".join(clause.replace("{}", f"{d}{n}") for n in range(150))
-        for d in range(15)
+        for d in range(40)  # time to kill it long before the last
     }
     for arrived in (2, 9):
         with started(tmp_path) as app:

@@ -29,7 +29,7 @@ class Page(Desk):
         self.page.get_by_label("Your message").fill(text)
         self.page.keyboard.press("Enter")
 
-    def says(self, text: str, limit_s: float = 10) -> None:
+    def says(self, text: str, limit_s: float = 30) -> None:
         """The model does, and not the reader."""
         said = self.page.locator("[data-testid=bot]").get_by_text(text)
         said.first.wait_for(timeout=limit_s * 1000)
@@ -66,11 +66,11 @@ def _note(desk: Page, home: str, url: str) -> None:
 
 
 def test_it_shows_how_far_the_model_is_and_then_answers(tmp_path: Path, visit: Any) -> None:
-    with loading(tmp_path, {"step_s": 2.5}) as here:
+    with loading(tmp_path, {"step_s": 5}) as here:
         desk = visit(here.app)
-        desk.see("Loading the weights")
-        desk.see("Compiling for this card")
-        desk.page.locator("progress").wait_for(state="detached", timeout=30_000)
+        desk.see("Loading the weights", 60)
+        desk.see("Compiling for this card", 60)
+        desk.page.locator("progress").wait_for(state="detached", timeout=60_000)
         desk.see("8,192 tokens")
         assert "model" in desk.card()
         desk.say("one two three")

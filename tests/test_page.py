@@ -15,7 +15,7 @@ import pytest
 from tests.doubles.edge import Edge
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
-from tests.live import KEY, load, started, wait_for_page
+from tests.live import KEY, load, started, wait_for_page, wait_until
 
 CHROMIUM = shutil.which("chromium")
 LEASE = "The rent is 900 pounds a month. It is due on the first. Cats are welcome in the house."
@@ -46,7 +46,7 @@ class Desk:
     def answer(self) -> str:
         return str(self.page.locator("[data-testid=bot]").last.inner_text())
 
-    def see(self, text: str, limit_s: float = 10) -> None:
+    def see(self, text: str, limit_s: float = 30) -> None:
         self.page.get_by_text(text).first.wait_for(timeout=limit_s * 1000)
 
 
@@ -121,7 +121,7 @@ def test_a_40_second_answer_grows_on_the_page_behind_an_edge_that_cuts_at_15_sec
     assert len(early) < len(later) < len(reply) - 50
     desk.see("That was all.", 60)
     assert time.monotonic() - begin > 35
-    desk.page.get_by_role("button", name="Ask").wait_for(timeout=5000)
+    desk.page.get_by_role("button", name="Ask").wait_for()
     assert desk.page.locator("mark").inner_text() == "The rent is 900 pounds a month."
     assert "lease.txt" in desk.page.locator(".card h3").first.inner_text()
     assert desk.page.get_by_text("Error").count() == 0
@@ -150,7 +150,7 @@ def test_a_stopped_answer_says_so_and_the_model_is_left_alone(world: World) -> N
     desk.see("900 pounds [1]")
     desk.page.get_by_role("button", name="Stop").click()
     desk.see("This was cancelled.")
-    assert gateway.aborted == 1
+    wait_until(lambda: gateway.aborted == 1, 10)
     desk.page.get_by_role("button", name="New conversation").click()
     desk.see("Ask a question about your documents.")
 
@@ -173,7 +173,7 @@ def test_documents_are_deleted_after_a_second_thought(world: World) -> None:
     desk = world.open(app)
     desk.page.get_by_role("tab", name="Documents").click()
     desk.page.wait_for_load_state("networkidle")  # else the list, asked for anew, unchecks it
-    desk.page.get_by_label("lease.txt").check()
+    wait_until(lambda: _is_picked(desk), 30)  # which a list that comes later still does
     desk.page.get_by_role("button", name="Delete 1 document").click()
     desk.page.get_by_role("button", name="No, keep them").click()
     desk.page.get_by_role("button", name="Delete 1 document").click()
@@ -181,6 +181,12 @@ def test_documents_are_deleted_after_a_second_thought(world: World) -> None:
     desk.see("1 document is deleted.")
     assert [d["document"] for d in app.http.get("/api/documents").json()] == ["other.txt"]
     desk.see("Documents (1)")
+
+
+def _is_picked(desk: Desk) -> bool:
+    """Whether lease.txt is checked, and the page offers to delete it."""
+    desk.page.get_by_label("lease.txt").check()
+    return bool(desk.page.get_by_role("button", name="Delete 1 document").is_visible())
 
 
 HOSTILE = """The rent is <script>alert(1)</script><img src="http://evil.test/1" onerror="alert(2)">

@@ -103,7 +103,7 @@ def test_a_client_that_leaves_ends_the_request_in_the_engine(app: App) -> None:
             "messages": [{"role": "user", "content": "Count."}]}  # fmt: skip
     with app.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_bytes())
-        assert running(app) == 1
+        wait_until(lambda: running(app) == 1, 10)
     wait_until(lambda: running(app) == 0, 10)
     assert 'finished_reason="abort"' in app.http.get("/metrics").text
 
