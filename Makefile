@@ -24,9 +24,11 @@ help:
 	@echo "make lint | make fix           check style and types | mend what can be mended"
 	@echo "make render TEMPLATE=tkt-rag-agent DEST=my-app DATA=answers.yml"
 	@echo "make corpus                    build the sample documents from corpus/"
-	@echo "make notebooks                 run all notebooks, as on a laptop; PLATFORM=1 with doubles; WRITE=1 keeps outputs"
+	@echo "make notebooks                 run all notebooks, as on a laptop; PLATFORM=1 with doubles; WRITE=1 keeps outputs;"
+	@echo "                               ONLY=agent-dev those with that in their names"
 	@echo "make legal-qa                  one agent's whole life: measured, tuned, gated, deployed, rolled back; stops and goes on"
-	@echo "                               FRESH=1 from the beginning, SAVE=1 keep the figures, MODEL=name on a GPU"
+	@echo "                               FRESH=1 from the beginning, SAVE=1 keep the figures, QUICK=1 less of everything,"
+	@echo "                               MODEL=name on a GPU"
 	@echo "make bench                     measure what the figures in the docs quote"
 	@echo "make bench-quality DATA=dir    retrieval and answers, on public data; about 45 minutes"
 	@echo "make bench-service DATA=dir    load, bad days and attacks; about 15 minutes"
@@ -49,7 +51,7 @@ test-long: .venv/dev
 	$(BIN)/pytest -n 2 --dist loadfile -m long
 
 notebooks: .venv/dev
-	$(BIN)/python tools/notebooks.py $(if $(PLATFORM),--platform) $(if $(WRITE),--write)
+	$(BIN)/python tools/notebooks.py $(ONLY) $(if $(PLATFORM),--platform) $(if $(WRITE),--write)
 
 # In the environment of fine-tuning, which is made first.
 legal-qa: .venv/dev

@@ -3,6 +3,7 @@
     make legal-qa                 all steps; what is done already is passed over
     make legal-qa FRESH=1         from the beginning
     make legal-qa SAVE=1          keep the figures for the documentation too
+    make legal-qa QUICK=1         less of everything: to see the road, not figures
 
 Each step's output is the next one's input, in a folder of its own under .legal-qa/. A step that was
 stopped goes on where it was.
@@ -20,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -205,13 +206,16 @@ def deployed(life: Life, folder: Path) -> None:
         new = stack.enter_context(life.registered("champion", here, "server"))
         url, gateway = stack.enter_context(life.asked(old, NAME))
         some = [question for question in life.held_out if question.answerable][:3]
-        before = asking.ask_all(url, some, _new(folder / "before.jsonl"), life.plan, "Before")
+        # Alone and for a second time, as then the engine computes the same in the same order.
+        alone = replace(life.plan, at_once=1)
+        asking.ask_all(url, some, _new(folder / "first.jsonl"), alone, "Warming up")
+        before = asking.ask_all(url, some, _new(folder / "before.jsonl"), alone, "Before")
         gateway.move({NAME: new})
         after = life.held_out[: life.plan.after]
         asking.ask_all(url, after, folder / "after.jsonl", life.plan, "After the move")
         gateway.move({NAME: old})
         tune.demote(here.url)
-        back = asking.ask_all(url, some, _new(folder / "back.jsonl"), life.plan, "Rolled back")
+        back = asking.ask_all(url, some, _new(folder / "back.jsonl"), alone, "Rolled back")
     same = sum(a["said"] == b["said"] for a, b in zip(before, back, strict=True))
     print(f"Rolled back: {same} of {len(some)} answers are the base model's again, word for word.")
     if not same:
@@ -352,6 +356,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     plan = plans.read()
+    if plan.quick and options.save:
+        parser.error("figures of QUICK=1 are not kept: leave out QUICK, or SAVE")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or its servers would outlive it
     try:
         check(plan)
