@@ -172,10 +172,12 @@ def test_documents_are_deleted_after_a_second_thought(world: World) -> None:
     load(app, {"lease.txt": LEASE, "other.txt": "Dogs are not welcome."})
     desk = world.open(app)
     desk.page.get_by_role("tab", name="Documents").click()
+    desk.see("Documents (2)")
     desk.page.wait_for_load_state("networkidle")  # else the list, asked for anew, unchecks it
     wait_until(lambda: _is_picked(desk), 30)  # which a list that comes later still does
     desk.page.get_by_role("button", name="Delete 1 document").click()
     desk.page.get_by_role("button", name="No, keep them").click()
+    wait_until(lambda: _is_picked(desk), 30)
     desk.page.get_by_role("button", name="Delete 1 document").click()
     desk.page.get_by_role("button", name="Yes, delete").click()
     desk.see("1 document is deleted.")

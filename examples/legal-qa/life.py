@@ -212,14 +212,15 @@ def deployed(life: Life, folder: Path) -> None:
         before = asking.ask_all(url, some, _new(folder / "before.jsonl"), alone, "Before")
         gateway.move({NAME: new})
         after = life.held_out[: life.plan.after]
-        asking.ask_all(url, after, folder / "after.jsonl", life.plan, "After the move")
+        moved = asking.ask_all(url, after, folder / "after.jsonl", life.plan, "After the move")
         gateway.move({NAME: old})
         tune.demote(here.url)
         back = asking.ask_all(url, some, _new(folder / "back.jsonl"), alone, "Rolled back")
     same = sum(a["said"] == b["said"] for a, b in zip(before, back, strict=True))
     print(f"Rolled back: {same} of {len(some)} answers are the base model's again, word for word.")
-    if not same:
-        raise RuntimeError(f"After the roll-back the agent answers otherwise than before: {folder}")
+    tuned_said = {row["question"]: row["said"] for row in moved}
+    if all(row["said"] == tuned_said.get(row["question"]) for row in back):
+        raise RuntimeError(f"After the roll-back the tuned model still answers: {folder}")
     (folder / "rolled-back.json").write_text(json.dumps({"same": same, "of": len(some)}))
 
 
