@@ -60,7 +60,8 @@ def write(plan: Plan, steps: Sequence[str], save: bool) -> None:
     last = json.loads((plan.work / steps[-1] / STATE).read_text())  # not today: it was kept
     record = {
         "date": last["date"],
-        "command": "make legal-qa SAVE=1" + (f" MODEL={plan.model}" if plan.model else ""),
+        "command": f"make legal-qa {'QUICK' if plan.quick else 'SAVE'}=1"
+        + (f" MODEL={plan.model}" if plan.model else ""),
         "machine": last["machine"],
         "figures": found,
     }
