@@ -51,7 +51,7 @@ class Nats:
         command = [str(NATS_SERVER), "-a", "127.0.0.1", "-p", str(self.port), *store]
         with (self.folder / "nats.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(self._listens, 10)
+        wait_until(self._listens)
 
     def stop(self) -> None:
         """At once, as when its machine goes."""
@@ -122,7 +122,9 @@ def until(app: App, run_id: str, state: str, limit_s: float = live.READY_S) -> d
     return found
 
 
-def events(app: App, run_id: str, limit_s: float = 60) -> list[tuple[str, dict[str, Any]]]:
+def events(
+    app: App, run_id: str, limit_s: float = live.READY_S
+) -> list[tuple[str, dict[str, Any]]]:
     """(type, data) of all events of a run, read on until the last one."""
     seen: list[tuple[str, dict[str, Any]]] = []
     deadline = time.monotonic() + limit_s

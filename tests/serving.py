@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from tests.live import VLLM, App, launched, wait_until
+from tests.live import READY_S, VLLM, App, launched, wait_until
 from tests.rendering import ROOT
 
 ENGINE = ROOT / "tests" / "doubles" / "engine.py"
@@ -68,7 +68,7 @@ class Served:
     def ready(self) -> dict[str, Any]:
         return dict(self.http.get("/ready").json())
 
-    def until(self, state: str, limit_s: float = 90) -> dict[str, Any]:
+    def until(self, state: str, limit_s: float = READY_S) -> dict[str, Any]:
         """/ready, once it says so."""
         return dict(wait_until(lambda: (now := self.ready())["state"] == state and now, limit_s))
 

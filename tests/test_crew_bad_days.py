@@ -75,7 +75,7 @@ def test_the_crews_gateway_is_well_again_in_a_moment(failure: str) -> None:
         before = len(calls(gateway))
         gateway.fail = failure
         run_id = start(app, "topic-1")
-        wait_until(lambda: len(calls(gateway)) >= before + 2, 20)
+        wait_until(lambda: len(calls(gateway)) >= before + 2)
         assert run_of(app, run_id)["state"] == "running"
         gateway.fail = None
         end = finished(app, run_id)
@@ -153,10 +153,10 @@ def test_the_crews_langfuse_comes_back() -> None:
     langfuse, gateway = Langfuse(fail="500"), Gateway()
     with running(langfuse.app) as url, with_model(gateway, LANGFUSE_HOST=url, **keys) as app:
         finished(app, start(app, "topic-1"))
-        wait_until(lambda: "answers go on untraced" in app.log, 15)
+        wait_until(lambda: "answers go on untraced" in app.log)
         langfuse.fail = None
         trace = finished(app, start(app, "topic-2"))["trace_id"]
-        wait_until(lambda: trace in {span["trace_id"] for span in langfuse.spans}, 15)
+        wait_until(lambda: trace in {span["trace_id"] for span in langfuse.spans})
 
 
 # The process and its machine
@@ -166,7 +166,7 @@ def test_the_crews_process_is_killed_in_a_run(tmp_path: Path) -> None:
     gateway = Gateway(first_token_s=3)  # long enough to be killed within the third task
     with with_model(gateway, tmp_path, MODEL_TIMEOUT_S=60) as app:
         run_id = start(app, "topic-1")
-        wait_until(lambda: len(run_of(app, run_id)["outputs"]) == 2, 90)
+        wait_until(lambda: len(run_of(app, run_id)["outputs"]) == 2)
         app.process.kill()
     gateway.first_token_s = 0
     with with_model(gateway, tmp_path) as app:
@@ -206,7 +206,7 @@ def test_a_run_that_always_kills_its_process_is_put_aside(tmp_path: Path) -> Non
         with with_model(gateway, tmp_path) as app:
             wait_until(lambda: gateway.active > 0, 90)  # CrewAI is imported first
             app.process.kill()
-        wait_until(lambda: gateway.active == 0, 20)
+        wait_until(lambda: gateway.active == 0)
     with with_model(gateway, tmp_path) as app:
         end = finished(app, run_id)
         assert end["state"] == "failed"
@@ -250,7 +250,7 @@ def test_a_second_process_has_the_same_folder(tmp_path: Path) -> None:
         from tests.crewing import CREW
 
         with live.launched(tmp_path, template=CREW) as second:
-            wait_until(lambda: "Another process works on the runs" in second.log, 30)
+            wait_until(lambda: "Another process works on the runs" in second.log)
             assert httpx.get(f"{second.url}/health").status_code == 200
             ready = status(second, "/ready")
             assert "several processes need a NATS server" in ready["services"]["app"]["detail"]

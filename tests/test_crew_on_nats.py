@@ -87,7 +87,7 @@ def test_a_worker_is_killed_and_no_run_is_lost_and_no_task_repeated(tmp_path: Pa
     gateway = Gateway(first_token_s=0.4)
     with nats(tmp_path) as server, apps(server, gateway, 2, RUNS_AT_ONCE=5) as (one, two):
         ids = [start(one, f"topic-{n}") for n in range(8)]
-        wait_until(lambda: sum(len(run_of(one, i)["outputs"]) for i in ids) >= 8, 30)
+        wait_until(lambda: sum(len(run_of(one, i)["outputs"]) for i in ids) >= 8)
         two.process.kill()
         ends = [finished(one, run_id) for run_id in ids]
         assert {end["state"] for end in ends} == {"done"}
@@ -100,9 +100,9 @@ def test_a_worker_that_was_frozen_finds_its_run_taken(tmp_path: Path) -> None:
     gateway = Gateway(first_token_s=1)
     with nats(tmp_path) as server, apps(server, gateway, 2, RUNS_AT_ONCE=1) as (one, two):
         ids = [start(one, "topic-1"), start(one, "topic-2")]
-        wait_until(lambda: all(run_of(one, i)["state"] == "running" for i in ids), 20)
+        wait_until(lambda: all(run_of(one, i)["state"] == "running" for i in ids))
         two.process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: all(run_of(one, i)["state"] == "done" for i in ids), 60)
+        wait_until(lambda: all(run_of(one, i)["state"] == "done" for i in ids))
         two.process.send_signal(signal.SIGCONT)
         time.sleep(3)
         for run_id in ids:
@@ -115,7 +115,7 @@ def test_a_run_is_stopped_from_another_replica(tmp_path: Path) -> None:
     gateway = Gateway(first_token_s=20)
     with nats(tmp_path) as server, apps(server, gateway, 2, RUNS_AT_ONCE=1) as (one, two):
         ids = [start(one, f"topic-{n}") for n in range(3)]
-        wait_until(lambda: gateway.active == 2, 20)
+        wait_until(lambda: gateway.active == 2)
         for run_id in ids:  # two are worked on, by either; one is queued
             two.http.delete(f"/api/runs/{run_id}").raise_for_status()
         wait_until(lambda: gateway.active == 0, 2)
@@ -139,7 +139,7 @@ def test_an_approval_outlives_all_workers(tmp_path: Path) -> None:
             assert asked["task"] == "analysis"
             redo = {"decision": "redo", "comment": "Count again."}
             app.http.post(f"/api/runs/{run_id}/approval", json=redo).raise_for_status()
-            wait_until(lambda: calls(gateway) and run_of(app, run_id)["attempt"] == 2, 20)
+            wait_until(lambda: calls(gateway) and run_of(app, run_id)["attempt"] == 2)
             until(app, run_id, "waiting")
             app.http.post(f"/api/runs/{run_id}/approval", json={"decision": "approve"})
             end = finished(app, run_id)
@@ -152,7 +152,7 @@ def test_nats_goes_away_in_a_run_and_comes_back(tmp_path: Path) -> None:
     gateway = Gateway(first_token_s=0.5)
     with nats(tmp_path) as server, apps(server, gateway) as (app,):
         run_id = start(app, "topic-1")
-        wait_until(lambda: len(run_of(app, run_id)["outputs"]) >= 1, 30)
+        wait_until(lambda: len(run_of(app, run_id)["outputs"]) >= 1)
         server.stop()
         assert app.http.get("/health").status_code == 200
         time.sleep(3)
@@ -165,13 +165,13 @@ def test_nats_goes_away_in_a_run_and_comes_back(tmp_path: Path) -> None:
 def test_nats_is_away_at_the_start(tmp_path: Path) -> None:
     server = Nats(tmp_path, free_port())
     with live.launched(template=CREW, NATS_URL=server.url) as app:
-        wait_until(lambda: "waiting for its runs" in app.log, 30)
+        wait_until(lambda: "waiting for its runs" in app.log)
         assert status(app, "/health")["status"] == "healthy"
         assert "check NATS_URL" in status(app, "/ready")["services"]["app"]["detail"]
         assert "check NATS_URL" in detail(app.http.post("/api/runs", json={"topic": "a"}), 502)
         server.start()
         try:
-            wait_until(lambda: "app" not in status(app, "/ready")["services"], 20)
+            wait_until(lambda: "app" not in status(app, "/ready")["services"])
             assert finished(app, start(app, "topic-1"))["state"] == "done"
         finally:
             server.stop()
@@ -257,7 +257,7 @@ def test_sigterm_hands_runs_to_another_replica(tmp_path: Path) -> None:
     with nats(tmp_path) as server, apps(server, gateway, 2, RUNS_AT_ONCE=5, ACK_WAIT_S=60) as both:
         one, two = both
         ids = [start(one, f"topic-{n}") for n in range(6)]
-        wait_until(lambda: gateway.active == 6, 30)
+        wait_until(lambda: gateway.active == 6)
         assert two.stop() < GRACE_S
         assert "Traceback" not in two.log
         for run_id in ids:  # long before ACK_WAIT_S

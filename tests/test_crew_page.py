@@ -19,7 +19,7 @@ from tests.doubles.edge import Edge
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, KEY, launched, wait_for_page, wait_until
-from tests.test_page import HOSTILE, MISSED, Desk
+from tests.test_page import HOSTILE, MISSED, Desk, new_page
 from tests.test_page import browser as browser  # the fixture
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.long, MISSED]
@@ -47,14 +47,14 @@ class Page(Desk):
         for task in after:
             self.page.get_by_label(task, exact=True).check()
         self.press("Start")
-        self.page.locator(".steps").wait_for(timeout=30_000)
+        self.page.locator(".steps").wait_for()
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
 
-    def asked(self, limit_s: float = 30) -> None:
+    def asked(self) -> None:
         """The crew asks a person."""
-        self.page.get_by_role("button", name="Go on").wait_for(timeout=limit_s * 1000)
+        self.page.get_by_role("button", name="Go on").wait_for()
 
     def state(self) -> str:
         return str(self.page.locator("[role=status].state").inner_text())
@@ -85,7 +85,7 @@ def visit(browser: Any) -> Iterator[Any]:
             url = stack.enter_context(running(edge.app))
             if key:
                 context["extra_http_headers"] = {"Authorization": f"Bearer {key}"}
-            desk = Page(browser.new_context(**context).new_page(), edge)
+            desk = Page(new_page(browser, **context), edge)
             desk.page.on("request", lambda request: _note(desk, url, request.url))
             desk.page.on("dialog", lambda dialog: desk.owned.append(dialog.message))
             desk.page.on("console", lambda line: _complain(desk, line.type, line.text))
@@ -124,21 +124,21 @@ def test_a_25_second_run_grows_step_by_step_and_survives_a_reload(visit: Any) ->
         desk.start("topic-1")
         desk.see("Works on task 1 of 4, Research.")
         assert desk.steps() == ["working", "to come", "to come", "to come"]
-        desk.see("searches the documents for", 15)
+        desk.see("searches the documents for")
         early = desk.actions()
-        desk.see("Works on task 3 of 4, Draft.", 30)
+        desk.see("Works on task 3 of 4, Draft.")
         assert desk.steps() == ["done", "done", "working", "to come"]
         assert desk.actions() > early
         desk.page.reload()
         desk.page.locator(".steps").wait_for()
         desk.see("topic-1")
-        desk.see("Done in", 40)
+        desk.see("Done in")
         assert time.monotonic() - begin > 20
         assert desk.steps() == ["done"] * 4
         assert desk.result() == "Editor on topic-1."
         assert "$0.0100" in desk.page.locator(".spent").inner_text()
         desk.page.get_by_role("button", name="Draft, by Writer").click()
-        desk.page.locator(".paper").get_by_text("Writer on topic-1.").wait_for(timeout=10_000)
+        desk.page.locator(".paper").get_by_text("Writer on topic-1.").wait_for()
         desk.clean()
 
 
@@ -166,7 +166,7 @@ def test_stop_ends_the_work_at_the_model(visit: Any) -> None:
         desk = visit(app)
         desk.start("topic-2")
         desk.see("thinks")
-        wait_until(lambda: gateway.active == 1, 10)
+        wait_until(lambda: gateway.active == 1)
         desk.press("Stop")
         desk.see("This was cancelled.")
         wait_until(lambda: gateway.aborted == 1, 5)
@@ -198,7 +198,7 @@ def test_a_person_has_it_done_again_and_then_lets_it_go_on(visit: Any) -> None:
         desk.page.wait_for_timeout(4000)  # news that comes meanwhile leaves the box alone
         assert desk.page.get_by_label("Comment").input_value() == "Now it is short."
         desk.press("Go on")
-        desk.see("Done in", 60)
+        desk.see("Done in")
         asked = [str(request.body) for request in gateway.requests]
         assert any("Put the price first." in body for body in asked)
         assert any("Now it is short." in body for body in asked)
@@ -219,7 +219,7 @@ def test_an_approval_outlives_the_app(tmp_path: Path, visit: Any) -> None:
         desk.page.reload()
         desk.asked()
         desk.press("Go on")
-        desk.see("Done in", 20)
+        desk.see("Done in")
         assert desk.steps() == ["done"] * 4
 
 
@@ -297,11 +297,11 @@ def test_what_a_reader_unfolds_stays_so(visit: Any) -> None:
     with running(gateway.app) as url, crew(LITELLM_ENDPOINT=url, **KEY) as app:
         desk = visit(app)
         desk.start("topic-4")
-        desk.see("Works on task 2 of 4, Analysis.", 60)
+        desk.see("Works on task 2 of 4, Analysis.")
         folded = desk.page.locator(".steps details").first
         folded.locator("summary").focus()
         desk.page.keyboard.press("Enter")
-        desk.see("Done in", 60)
+        desk.see("Done in")
         assert folded.get_attribute("open") is not None
         assert desk.page.locator(".steps details[open]").count() == 1
         desk.clean()
@@ -324,7 +324,7 @@ def test_nothing_that_anybody_says_becomes_active(visit: Any) -> None:
         desk.see("<script>alert(1)</script>")
         desk.page.get_by_label("Comment").fill(HOSTILE)
         desk.press("Go on")
-        desk.see("Done in", 20)
+        desk.see("Done in")
         assert "So it says." in desk.result()
         for folded in desk.page.locator(".steps summary").all():
             folded.click()

@@ -194,7 +194,7 @@ def test_stopping_a_run_ends_its_call_of_the_model_within_two_seconds(
     app, gateway = world
     with told_to(gateway, first_token_s=30):
         run_id = start(app, "topic-8")
-        wait_until(lambda: gateway.active == 1, 20)
+        wait_until(lambda: gateway.active == 1)
         asked = len(calls(gateway))
         stopped = app.http.delete(f"/api/runs/{run_id}").json()
         assert stopped["state"] == "cancelled"
@@ -255,7 +255,7 @@ def test_a_client_of_v1_that_leaves_stops_the_run(world: tuple[App, Gateway]) ->
         with app.http.stream("POST", "/v1/chat/completions", json=body) as stream:
             lines = stream.iter_lines()
             next(lines)
-            wait_until(lambda: gateway.active == 1, 20)
+            wait_until(lambda: gateway.active == 1)
             stream.close()
         wait_until(lambda: gateway.active == 0, 5)
     assert app.http.get("/api/runs").json()[0]["state"] == "cancelled"
@@ -373,7 +373,7 @@ def test_one_run_is_one_trace_whose_tokens_and_cost_add_up() -> None:
         crew(LITELLM_ENDPOINT=url, LANGFUSE_HOST=traces, **keys, **KEY) as app,
     ):
         end = finished(app, start(app, "topic-18", process="hierarchical"))
-        wait_until(lambda: _spans(langfuse, end["trace_id"], "crew"), 15)
+        wait_until(lambda: _spans(langfuse, end["trace_id"], "crew"))
         found = [span for span in langfuse.spans if span["trace_id"] == end["trace_id"]]
         by_id = {span["span_id"]: span for span in found}
 
@@ -392,7 +392,7 @@ def test_one_run_is_one_trace_whose_tokens_and_cost_add_up() -> None:
         cost = sum(json.loads(_has(call, "cost_details"))["total"] for call in calls)
         assert cost == pytest.approx(end["spent"]["dollars"])
         end = finished(app, start(app, "topic-19"))
-        wait_until(lambda: _spans(langfuse, end["trace_id"], "crew"), 15)
+        wait_until(lambda: _spans(langfuse, end["trace_id"], "crew"))
         (tool,) = _spans(langfuse, end["trace_id"], "search_documents")
         assert _kind(tool) == "tool"
 

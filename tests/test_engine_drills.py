@@ -68,7 +68,7 @@ def test_its_core_has_died_though_its_server_answers(tmp_path: Path) -> None:
     with served(tmp_path) as here:
         here.double(fail="dead")
         assert "The model's engine answers 500" in detail(here.chat())
-        wait_until(lambda: here.state.get("starts") == 2, 20)
+        wait_until(lambda: here.state.get("starts") == 2)
         here.until("ready")
         assert here.chat().status_code == 200
 
@@ -173,7 +173,7 @@ def test_it_hangs_while_it_loads(tmp_path: Path) -> None:
         wait_until(lambda: here.ready()["phase"] == "weights")
         first = here.state["pid"]
         assert "is being loaded" in detail(here.chat())
-        wait_until(lambda: here.ready()["phase"] == "waiting", 20)
+        wait_until(lambda: here.ready()["phase"] == "waiting")
         assert "said nothing for 2 s" in here.ready()["detail"]
         here.until("ready")
         assert not alive(first)
@@ -232,12 +232,12 @@ def test_litellm_is_away(tmp_path: Path, how: str) -> None:
     with running(gateway.app) as url:
         address = f"http://127.0.0.1:{free_port()}" if how == "refuses" else url
         with served(tmp_path, LITELLM_ENDPOINT=address, **KEY) as here:
-            found = wait_until(lambda: _litellm(here), 20)
+            found = wait_until(lambda: _litellm(here))
             assert "The model is not in LiteLLM's list" in found["detail"]
             assert here.chat().status_code == 200  # nobody else notices
             if how != "refuses":
                 gateway.fail = None
-                wait_until(lambda: here.ready()["services"]["litellm"]["ok"], 20)
+                wait_until(lambda: here.ready()["services"]["litellm"]["ok"])
                 assert list(gateway.models) == ["live:live"]
 
 

@@ -60,7 +60,7 @@ def test_the_shipped_questions_are_asked_and_their_scores_reach_langfuse(app: Pa
         assert len(langfuse.items) == len(langfuse.run_items) == len(lines[::25])
         assert {item["datasetName"] for item in langfuse.items} == {"golden"}
         assert {score["name"] for score in langfuse.scores} >= {"hit5", "answered"}
-        wait_until(lambda: len(langfuse.spans) >= 2 * len(langfuse.items), 15)
+        wait_until(lambda: len(langfuse.spans) >= 2 * len(langfuse.items))
     assert "<svg" in (app / "evaluation" / "report.html").read_text()
     traced = {span["trace_id"] for span in langfuse.spans}
     assert {item["traceId"] for item in langfuse.run_items} <= traced
@@ -88,7 +88,7 @@ def test_a_wrong_answer_in_a_trace_becomes_a_golden_question(app: Path) -> None:
     with running(langfuse.app) as url:
         env = {"LANGFUSE_HOST": url, **KEYS}
         assert run(app, "agent.ask", "Who paints the moon?", **env).returncode == 0
-        wait_until(lambda: langfuse.spans, 15)
+        wait_until(lambda: langfuse.spans)
         trace = langfuse.spans[0]["trace_id"]
 
         done = run(app, "agent.golden", "add", trace, **env)

@@ -18,7 +18,7 @@ from tests.doubles.keycloak import Keycloak
 from tests.doubles.serve import running
 from tests.live import VLLM, launched, wait_for_page, wait_until
 from tests.serving import Served, adapter_folder, loading, served
-from tests.test_page import HOSTILE, MISSED, Desk
+from tests.test_page import HOSTILE, MISSED, Desk, new_page
 from tests.test_page import browser as browser  # the fixture
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, MISSED]
@@ -29,10 +29,9 @@ class Page(Desk):
         self.page.get_by_label("Your message").fill(text)
         self.page.keyboard.press("Enter")
 
-    def says(self, text: str, limit_s: float = 30) -> None:
+    def says(self, text: str) -> None:
         """The model does, and not the reader."""
-        said = self.page.locator("[data-testid=bot]").get_by_text(text)
-        said.first.wait_for(timeout=limit_s * 1000)
+        self.page.locator("[data-testid=bot]").get_by_text(text).first.wait_for()
 
     def card(self) -> str:
         return str(self.page.locator(".card").inner_text())
@@ -47,7 +46,7 @@ def visit(browser: Any) -> Iterator[Any]:
             wait_for_page(app)
             edge = Edge(app.url)
             url = stack.enter_context(running(edge.app))
-            desk = Page(browser.new_context(**context).new_page(), edge)
+            desk = Page(new_page(browser, **context), edge)
             desk.page.on("request", lambda request: _note(desk, url, request.url))
             desk.page.on("dialog", lambda dialog: desk.owned.append(dialog.message))
             desk.page.goto(url)
@@ -68,9 +67,9 @@ def _note(desk: Page, home: str, url: str) -> None:
 def test_it_shows_how_far_the_model_is_and_then_answers(tmp_path: Path, visit: Any) -> None:
     with loading(tmp_path, {"step_s": 5}) as here:
         desk = visit(here.app)
-        desk.see("Loading the weights", 60)
-        desk.see("Compiling for this card", 60)
-        desk.page.locator("progress").wait_for(state="detached", timeout=60_000)
+        desk.see("Loading the weights")
+        desk.see("Compiling for this card")
+        desk.page.locator("progress").wait_for(state="detached")
         desk.see("8,192 tokens")
         assert "model" in desk.card()
         desk.say("one two three")
@@ -87,12 +86,12 @@ def test_a_40_second_answer_grows_behind_the_edge_and_survives_a_reload(
         desk = visit(here.app)
         begin = time.monotonic()
         desk.say(text)
-        desk.says("w5", 20)
+        desk.says("w5")
         early = desk.answer()
-        desk.says("w12", 10)
+        desk.says("w12")
         assert len(early) < len(desk.answer()) < len(text)
         desk.page.reload()
-        desk.says("w70 w71 w72", 60)
+        desk.says("w70 w71 w72")
         desk.says("tokens a second")
         assert 35 < time.monotonic() - begin < 60
         assert (desk.edge.cuts, desk.streams, desk.elsewhere) == (0, [], [])
@@ -114,7 +113,7 @@ def test_what_is_chosen_at_the_right_is_what_the_model_is_asked_with(
     folder = adapter_folder(tmp_path / "legal")
     with served(tmp_path, ADAPTERS=f"legal={folder}") as here:
         desk = visit(here.app)
-        desk.see("loaded, rank 8", 15)
+        desk.see("loaded, rank 8")
         desk.page.get_by_label("Who answers").click()
         desk.page.get_by_role("option", name="legal").click()
         desk.page.get_by_label("System prompt").fill("Be brief.")
@@ -180,10 +179,10 @@ def test_without_a_gpu_a_tiny_model_answers_and_the_page_says_so(visit: Any) -> 
     with launched(template=VLLM) as app:
         wait_until(lambda: _listens(app))
         desk = visit(app)
-        desk.see("There is no GPU here, so a tiny model stands in", 20)
+        desk.see("There is no GPU here, so a tiny model stands in")
         desk.see("With a GPU this app serves Qwen/Qwen2.5-7B-Instruct")
         desk.say("Say hello.")
-        desk.says("tokens", 20)
+        desk.says("tokens")
         assert app.refused == []
 
 

@@ -57,7 +57,7 @@ def test_at_its_defaults_nothing_leaves_the_machine_neither_app_nor_engine() -> 
     with network.no_network(), launched(template=VLLM, PYTHONPATH="") as app:
         wait_until(lambda: _health(app))
         live.wait_for_page(app)
-        wait_until(lambda: app.http.get("/ready").json()["state"] == "ready", 20)
+        wait_until(lambda: app.http.get("/ready").json()["state"] == "ready")
         body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
         assert app.http.post("/api/chat", json=body).json()["answer"]
         assert network.packets_without_a_way() == 0
@@ -267,7 +267,7 @@ def test_an_adapter_that_cannot_be_loaded_keeps_nobody_from_the_model(tmp_path: 
         pass_through = here.chat()
         assert pass_through.status_code == 200
         said = "There is no folder /nowhere"
-        wait_until(lambda: said in here.http.get("/api/adapters").json()[0]["trouble"], 10)
+        wait_until(lambda: said in here.http.get("/api/adapters").json()[0]["trouble"])
 
 
 def test_flags_are_passed_on_and_win(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_an_agent_asks_litellm_by_an_alias_and_is_let_in(tmp_path: Path) -> None
         assert here.app.client("tka_guess").get("/v1/models").status_code == 401
 
         gateway.restart()
-        wait_until(lambda: gateway.models, 20)
+        wait_until(lambda: gateway.models)
         assert ask_litellm(url, "legal-qa").status_code == 200
         new = [r for r in gateway.requests if r.path == "/model/new"]
         assert len(new) == 2  # once, and once after it had forgotten
@@ -329,7 +329,7 @@ def test_an_agent_is_moved_to_the_fine_tuned_model_without_touching_it(tmp_path:
             home.mkdir()
             env = {"ALIASES": aliases, "ADAPTERS": f"legal={folder}"}
             with registered(home, url, **env) as here:
-                wait_until(lambda: gateway.models, 20)
+                wait_until(lambda: gateway.models)
                 said = ask_litellm(url, "legal-qa").json()["choices"][0]["message"]["content"]
                 assert said == begins
                 here.app.stop()

@@ -22,7 +22,7 @@ from tests.doubles.langfuse import Langfuse
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, App, load, started, wait_until
 from tests.test_litellm import models
-from tests.test_page import MISSED
+from tests.test_page import MISSED, new_page
 from tests.test_page import browser as browser  # a fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, MISSED]
@@ -78,18 +78,19 @@ def proxy(folder: Path, model: str, traces: str, reports: bool) -> Iterator[str]
 
 
 def test_an_answer_is_followed_from_the_page_to_the_model(world: World, browser: Any) -> None:
-    page = browser.new_page()
+    page = new_page(browser)
     page.goto(world.app.url)  # signs on
+    page.get_by_text("Documents are kept inside this app").first.wait_for()  # it takes questions
     page.get_by_label("Your question").fill("What is the rent a month?")
     page.keyboard.press("Enter")
-    page.get_by_text("900 pounds a month [1]").first.wait_for(timeout=20_000)
+    page.get_by_text("900 pounds a month [1]").first.wait_for()
     page.get_by_role("button", name="Like", exact=True).click()
-    wait_until(lambda: world.langfuse.scores, 10)
+    wait_until(lambda: world.langfuse.scores)
     page.close()
 
     (score,) = world.langfuse.scores
     assert (score["name"], score["value"]) == ("user-feedback", 1)
-    ours, theirs = wait_until(lambda: whole(world, score["traceId"]), 15)
+    ours, theirs = wait_until(lambda: whole(world, score["traceId"]))
     root, retrieval = ours["chain"], ours["retriever"]
     answer = ours["span" if theirs else "generation"]
     assert root["parent_id"] is None

@@ -15,7 +15,7 @@ import pytest
 from tests.doubles.edge import Edge
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
-from tests.live import KEY, load, started, wait_for_page, wait_until
+from tests.live import KEY, READY_S, load, started, wait_for_page, wait_until
 
 CHROMIUM = shutil.which("chromium")
 LEASE = "The rent is 900 pounds a month. It is due on the first. Cats are welcome in the house."
@@ -46,8 +46,8 @@ class Desk:
     def answer(self) -> str:
         return str(self.page.locator("[data-testid=bot]").last.inner_text())
 
-    def see(self, text: str, limit_s: float = 30) -> None:
-        self.page.get_by_text(text).first.wait_for(timeout=limit_s * 1000)
+    def see(self, text: str) -> None:
+        self.page.get_by_text(text).first.wait_for()
 
 
 class World:
@@ -67,7 +67,7 @@ class World:
     def open(self, app: Any, **context: Any) -> Desk:
         edge = Edge(app.url)
         url = self._stack.enter_context(running(edge.app))
-        desk = Desk(self._browser.new_context(**context).new_page(), edge)
+        desk = Desk(new_page(self._browser, **context), edge)
         desk.page.on("request", lambda request: self._note(desk, url, request.url))
         desk.page.on("dialog", lambda dialog: desk.owned.append(dialog.message))
         desk.page.goto(url)
@@ -80,6 +80,13 @@ class World:
             desk.elsewhere.append(url)
         if any(stream in url for stream in ("queue", "heartbeat")):
             desk.streams.append(url)
+
+
+def new_page(browser: Any, **context: Any) -> Any:
+    """A page of its own, which is waited for as patiently as an app is."""
+    page = browser.new_context(**context).new_page()
+    page.set_default_timeout(READY_S * 1000)
+    return page
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +120,13 @@ def test_a_40_second_answer_grows_on_the_page_behind_an_edge_that_cuts_at_15_sec
 
     begin = time.monotonic()
     desk.ask("How much is the rent?")
-    desk.see("900 pounds a month [1]", 20)
+    desk.see("900 pounds a month [1]")
     early = desk.answer()
     desk.page.wait_for_timeout(4000)
     later = desk.answer()
     assert early in later
     assert len(early) < len(later) < len(reply) - 50
-    desk.see("That was all.", 60)
+    desk.see("That was all.")
     assert time.monotonic() - begin > 35
     desk.page.get_by_role("button", name="Ask").wait_for()
     assert desk.page.locator("mark").inner_text() == "The rent is 900 pounds a month."
@@ -137,7 +144,7 @@ def test_an_answer_is_picked_up_after_the_page_was_loaded_again(world: World) ->
     desk.see("900 pounds [1]")
     desk.page.reload()
     desk.see("900 pounds [1]")
-    desk.see("That was all.", 20)
+    desk.see("That was all.")
     desk.page.locator("mark").wait_for()
 
 
@@ -177,7 +184,7 @@ def test_documents_are_deleted_after_a_second_thought(world: World) -> None:
     wait_until(lambda: _is_picked(desk), 30)  # which a list that comes later still does
     desk.page.get_by_role("button", name="Delete 1 document").click()
     desk.page.get_by_role("button", name="No, keep them").click()
-    wait_until(lambda: _is_picked(desk), 30)
+    wait_until(lambda: _is_picked(desk))
     desk.page.get_by_role("button", name="Delete 1 document").click()
     desk.page.get_by_role("button", name="Yes, delete").click()
     desk.see("1 document is deleted.")

@@ -61,7 +61,7 @@ def done(app: App, text: str, **more: object) -> dict[str, Any]:
     if "answer" in reply:
         return dict(reply)
     path = f"/api/runs/{reply['run_id']}"
-    ended = wait_until(lambda: (now := app.http.get(path).json())["state"] != "running" and now, 90)
+    ended = wait_until(lambda: (now := app.http.get(path).json())["state"] != "running" and now)
     return dict(ended["result"])
 
 
@@ -114,8 +114,8 @@ def test_a_client_that_leaves_ends_the_request_in_the_engine(app: App) -> None:
             "messages": [{"role": "user", "content": "Count."}]}  # fmt: skip
     with app.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_bytes())
-        wait_until(lambda: running(app) == 1, 10)
-    wait_until(lambda: running(app) == 0, 10)
+        wait_until(lambda: running(app) == 1)
+    wait_until(lambda: running(app) == 0)
     assert 'finished_reason="abort"' in app.http.get("/metrics").text
 
 
@@ -123,7 +123,7 @@ def test_a_run_that_is_stopped_ends_in_the_engine_too(app: App) -> None:
     begun = say(app, "Count.", max_tokens=900, stream=True)
     run = begun.headers["x-run-id"]
     app.http.delete(f"/api/runs/{run}")
-    wait_until(lambda: running(app) == 0, 10)
+    wait_until(lambda: running(app) == 0)
 
 
 def test_eight_at_once_get_their_own_answers(app: App) -> None:
