@@ -4,6 +4,7 @@ Shows who does what as it happens, then the report. When the app itself is runni
 open, so the topic goes to its API instead.
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -113,6 +114,9 @@ def _show(event: Event) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit('Usage: python -m agent.ask "your topic"')
-    sys.exit(main(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.ask",
+        description="Lets the crew research a topic and prints its report.",
+    )
+    parser.add_argument("topic")
+    sys.exit(main(parser.parse_args().topic))

@@ -4,6 +4,7 @@ Small on purpose. For PDF and Word files, search by meaning and answers with cit
 ask a tkt-rag-agent over MCP (RAG_MCP_URL).
 """
 
+import argparse
 import asyncio
 import re
 import sys
@@ -226,6 +227,9 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("Usage: python -m agent.documents FOLDER")
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.documents",
+        description="Takes a folder of Markdown and text in, for the crew to search.",
+    )
+    parser.add_argument("folder")
+    main(parser.parse_args().folder)

@@ -239,6 +239,8 @@ def read() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         said = first["msg"].removeprefix("Value error, ")
-        if first["loc"]:  # the value of one setting, which is no secret: those take any text
-            said = f"{str(first['loc'][0]).upper()}={first['input']!r}: {said}"
+        if first["loc"]:  # one setting, and no secret: those take any text
+            name = str(first["loc"][0]).upper()
+            shown = "" if name == "API_KEYS" else f"={first['input']!r}"  # it may hold a key
+            said = f"{name}{shown}: {said}"
         sys.exit(f"{said}; correct it in app.env or outside.")

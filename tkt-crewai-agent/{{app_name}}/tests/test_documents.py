@@ -269,5 +269,5 @@ def test_the_command_says_how_it_is_used() -> None:
 
     used = subprocess.run(command, cwd=root, capture_output=True, text=True)
 
-    assert used.returncode == 1
-    assert "Usage: python -m agent.documents FOLDER" in used.stderr
+    assert used.returncode == 2
+    assert "usage: python -m agent.documents [-h] folder" in used.stderr

@@ -158,3 +158,17 @@ def test_a_value_that_makes_no_sense_ends_the_process_with_a_sentence(
 
 def test_the_title_is_made_of_the_apps_name_when_none_is_given() -> None:
     assert Settings(_env_file=None, app_name="town-crew").title == "Town Crew"
+
+
+def test_a_key_that_stands_among_api_keys_by_mistake_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("API_KEYS", "tka_a-key-by-mistake")
+
+    with pytest.raises(SystemExit) as end:
+        read()
+
+    assert str(end.value) == (
+        "API_KEYS: entry 1 is no name:hash; python -m agent.keys makes one; "
+        "correct it in app.env or outside."
+    )

@@ -4,6 +4,7 @@ Prints the answer as it comes and the passages that it cites. When the app itsel
 the embedded documents open, so the question goes to its API instead.
 """
 
+import argparse
 import asyncio
 import sys
 import time
@@ -64,6 +65,9 @@ def _over_http(settings: Settings, question: str, error: Exception) -> dict[str,
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit('Usage: python -m agent.ask "your question"')
-    sys.exit(main(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.ask",
+        description="Answers a question from the documents, with the passages that it cites.",
+    )
+    parser.add_argument("question")
+    sys.exit(main(parser.parse_args().question))

@@ -5,6 +5,7 @@ that is configured does not work. It may run beside the app: what it sends is on
 word, one text to embed and one trace.
 """
 
+import argparse
 import asyncio
 import socket
 import sys
@@ -176,4 +177,8 @@ async def _main(chosen: Settings) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m agent.doctor",
+        description="Looks at each thing that the app needs; ends with 1 when something fails.",
+    ).parse_args()
     sys.exit(asyncio.run(_main(read())))

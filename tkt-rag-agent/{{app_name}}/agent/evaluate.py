@@ -180,7 +180,10 @@ async def _report(services: Services, cases: Sequence[Case], calibrating: bool) 
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m agent.evaluate")
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.evaluate",
+        description="Asks every golden question; ends with 1 below EVALUATE_REQUIRE.",
+    )
     parser.add_argument("golden", nargs="?", type=Path, default=FILE, help="JSONL or CSV")
     parser.add_argument("--calibrate", action="store_true", help="set the threshold in app.env")
     given = parser.parse_args()

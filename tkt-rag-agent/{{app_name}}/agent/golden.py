@@ -12,6 +12,7 @@ answer becomes a golden question by one command:
 where TRACE is the id of a trace in Langfuse, or the question itself.
 """
 
+import argparse
 import asyncio
 import csv
 import hashlib
@@ -29,6 +30,11 @@ from agent.settings import HERE, read
 from agent.support import where
 
 FILE = HERE / "golden.jsonl"
+_ANSWER = {
+    "answer": "in a few words",
+    "document": "its name",
+    "quote": "word for word from it",
+}
 FIELDS = ("question", "answer", "document", "quote", "held_out")
 
 
@@ -171,11 +177,11 @@ def _duplicate(path: Path, golden: Golden) -> str:
     return f"{path.name} has this question already." if golden.question in known else ""
 
 
-async def _main(arguments: list[str]) -> int:
+async def _main(trace: str, rest: list[str]) -> int:
     services = connect(read())
     try:
         await services.store.tend()
-        golden = await add(services, arguments[1], arguments[2:])
+        golden = await add(services, trace, rest)
         print(f"Added to {FILE.name}: {golden.question}")
         return 0
     except (Refused, Unavailable, ConnectionError) as error:
@@ -186,6 +192,17 @@ async def _main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["add"] or len(sys.argv) not in (3, 6):
-        sys.exit('Usage: python -m agent.golden add TRACE ["answer" DOCUMENT "quote"]')
-    sys.exit(asyncio.run(_main(sys.argv[1:])))
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.golden",
+        description="Adds a golden question. Without an answer, no document answers it.",
+    )
+    parser.add_argument("add", choices=["add"])
+    parser.add_argument("trace", help="a trace's id in Langfuse, or the question itself")
+    known = parser.add_argument_group("the right answer, all three or none")
+    for name, said in _ANSWER.items():
+        known.add_argument(name, nargs="?", help=said)
+    given = parser.parse_args()
+    rest = [part for name in _ANSWER if (part := getattr(given, name)) is not None]
+    if len(rest) not in (0, len(_ANSWER)):
+        parser.error("an answer needs its document and quote")
+    sys.exit(asyncio.run(_main(given.trace, rest)))

@@ -4,6 +4,7 @@ One bad file does not stop the others; it is named with its reason. The same con
 nothing; changed content takes the place of the old at one stroke (see `store.py`).
 """
 
+import argparse
 import asyncio
 import hashlib
 import shutil
@@ -203,7 +204,13 @@ async def _show(services: Services, sources: Sequence[Source]) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).exists():
-        sys.exit("Usage: python -m agent.ingest DIR, where DIR is a folder of documents or a file.")
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.ingest",
+        description="Takes documents in; known ones are passed over.",
+    )
+    parser.add_argument("dir", type=Path, help="a folder of documents, or a file")
+    folder = parser.parse_args().dir
+    if not folder.exists():
+        parser.error(f"{folder} is not there")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # odd file names
-    sys.exit(asyncio.run(_main(Path(sys.argv[1]))))
+    sys.exit(asyncio.run(_main(folder)))

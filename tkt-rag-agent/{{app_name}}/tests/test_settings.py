@@ -116,3 +116,17 @@ def test_a_setting_that_cannot_be_ends_the_process_with_a_sentence(
     monkeypatch.setenv("PASSAGES", "0")
     with pytest.raises(SystemExit, match=r"PASSAGES='0': .* greater than or equal to 1; correct"):
         read()
+
+
+def test_a_key_that_stands_among_api_keys_by_mistake_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("API_KEYS", "tka_a-key-by-mistake")
+
+    with pytest.raises(SystemExit) as end:
+        read()
+
+    assert str(end.value) == (
+        "API_KEYS: entry 1 is no name:hash; python -m agent.keys makes one; "
+        "correct it in app.env or outside."
+    )

@@ -4,6 +4,7 @@ The question goes to the running app; where none runs, the engine is started for
 which takes as long as the model takes to load.
 """
 
+import argparse
 import asyncio
 import sys
 import time
@@ -71,6 +72,9 @@ async def _until_ready(here: Services, living: "asyncio.Task[None]") -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit('Usage: python -m agent.ask "your question"')
-    sys.exit(main(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.ask",
+        description="Asks the model one question.",
+    )
+    parser.add_argument("question")
+    sys.exit(main(parser.parse_args().question))

@@ -5,6 +5,7 @@ that is configured does not work. It starts no engine: whether one answers is as
 app.
 """
 
+import argparse
 import asyncio
 import shlex
 import shutil
@@ -175,4 +176,8 @@ async def look(here: Services) -> bool:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m agent.doctor",
+        description="Looks at each thing that the app needs; ends with 1 when something fails.",
+    ).parse_args()
     sys.exit(0 if asyncio.run(look(connect(read()))) else 1)

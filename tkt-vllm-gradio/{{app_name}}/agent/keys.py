@@ -5,24 +5,24 @@ A key is shown once and not kept. API_KEYS holds a name and a hash for each, so 
 SHA-256 is enough: there is nothing to guess.
 """
 
+import argparse
 import hashlib
 import hmac
 import re
 import secrets
-import sys
 
 PREFIX = "tka_"
 _ENTRY = re.compile(r"([\w.-]+):([0-9a-f]{64})")
 
 
 def parse(entries: str) -> dict[str, str]:
-    """{name: hash} of entries `name:hash` with commas or spaces between; ValueError names a bad
-    one."""
+    """{name: hash} of entries `name:hash` with commas or spaces between; ValueError says which
+    is none."""
     keys = {}
-    for entry in entries.replace(",", " ").split():
+    for number, entry in enumerate(entries.replace(",", " ").split(), 1):
         found = _ENTRY.fullmatch(entry)
-        if not found:
-            raise ValueError(f"{entry[:30]!r} is no name:hash; python -m agent.keys makes one")
+        if not found:  # not a word of it is said: it may be a key, put here by mistake
+            raise ValueError(f"entry {number} is no name:hash; python -m agent.keys makes one")
         keys[found[1]] = found[2]
     return keys
 
@@ -39,8 +39,14 @@ def digest(key: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not re.fullmatch(r"[\w.-]+", sys.argv[1]):
-        sys.exit("Usage: python -m agent.keys NAME, where NAME says who will use the key.")
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.keys",
+        description="Makes a key for a program that cannot sign on, and its entry for API_KEYS.",
+    )
+    parser.add_argument("name", help="who will use it: letters, digits and . _ -")
+    name = parser.parse_args().name
+    if not re.fullmatch(r"[\w.-]+", name):
+        parser.error("a name has letters, digits and . _ - alone")
     made = PREFIX + secrets.token_urlsafe(32)
     print(f"The key, shown only now:   {made}")
-    print(f"Its entry in API_KEYS:     {sys.argv[1]}:{digest(made)}")
+    print(f"Its entry in API_KEYS:     {name}:{digest(made)}")

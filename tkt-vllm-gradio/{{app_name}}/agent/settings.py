@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     hf_token: SecretStr = SecretStr("")
     """Token of the hub, for gated models."""
     mlflow_tracking_uri: str = ""
-    """MLflow's address; in a cluster the platform's own when empty."""
+    """MLflow's address; when empty the platform's own, where it injects an account."""
     mlflow_models: Path = Path("/mlflow-models")
     """Where MLflow's artefacts are mounted."""
     adapters: str = ""
@@ -212,8 +212,10 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_url(self) -> str:
-        """Where registered models are looked up; "" where there is no MLflow."""
-        return (self.mlflow_tracking_uri or (CLUSTER_MLFLOW if self.in_cluster else "")).rstrip("/")
+        """Where registered models are looked up; "" where there is none, or no way in: the
+        cluster's own refuses whoever has no token."""
+        ours = CLUSTER_MLFLOW if self.can_mint_token else ""
+        return (self.mlflow_tracking_uri or ours).rstrip("/")
 
     @property
     def litellm_url(self) -> str:
@@ -257,6 +259,8 @@ def read() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         said = first["msg"].removeprefix("Value error, ")
-        if first["loc"]:  # the value of one setting, which is no secret: those take any text
-            said = f"{str(first['loc'][0]).upper()}={first['input']!r}: {said}"
+        if first["loc"]:  # one setting, and no secret: those take any text
+            name = str(first["loc"][0]).upper()
+            shown = "" if name == "API_KEYS" else f"={first['input']!r}"  # it may hold a key
+            said = f"{name}{shown}: {said}"
         sys.exit(f"{said}; correct it in app.env or outside.")

@@ -80,8 +80,8 @@ def test_secrets_stay_out_of_what_is_printed() -> None:
         ("ENGINE_ARGS", "--chat-template 'a", "ENGINE_ARGS=\"--chat-template 'a\": No closing "
          "quotation"),
         ("ENGINE_COMMAND", "  ", "ENGINE_COMMAND='  ': this names no program"),
-        ("API_KEYS", "ci=abc", "API_KEYS='ci=abc': 'ci=abc' is no name:hash; python -m agent.keys "
-         "makes one"),
+        ("API_KEYS", "tka_a-key-by-mistake", "API_KEYS: entry 1 is no name:hash; python -m "
+         "agent.keys makes one"),
         ("AUTH", "on", "AUTH=on needs KEYCLOAK_URL, API_KEYS or both"),
     ],
 )  # fmt: skip
@@ -151,9 +151,12 @@ def test_litellm_is_asked_only_with_a_key_and_in_a_cluster_without_an_address() 
     )
 
 
-def test_mlflow_is_the_configured_one_else_the_platforms_own() -> None:
+def test_mlflow_is_the_configured_one_else_the_platforms_own_where_an_account_is_injected() -> None:
     assert Settings(_env_file=None).mlflow_url == ""
-    assert Settings(_env_file=None, keycloak_url="https://auth").mlflow_url == CLUSTER_MLFLOW
+    assert Settings(_env_file=None, keycloak_url="https://auth").mlflow_url == ""
+    account = {"mlflow_auth_username": "ann", "mlflow_auth_password": "secret"}
+    pod = Settings(_env_file=None, keycloak_url="https://auth", **account)
+    assert pod.mlflow_url == CLUSTER_MLFLOW
     assert Settings(_env_file=None, mlflow_tracking_uri="http://ml/").mlflow_url == "http://ml"
 
 
