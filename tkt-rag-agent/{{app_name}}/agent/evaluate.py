@@ -140,6 +140,11 @@ def calibrate(services: Services, cases: Sequence[Case]) -> str:
 
 
 async def _main(golden: Path, calibrating: bool) -> int:
+    try:
+        FOLDER.mkdir(exist_ok=True)  # before all is asked, and not after
+    except OSError as error:
+        print(f"No report can be written here ({error}); evaluate in a clone of the repository.")
+        return 2
     services = connect(read())
     try:
         await services.store.tend()
@@ -153,7 +158,6 @@ async def _main(golden: Path, calibrating: bool) -> int:
 
 
 async def _report(services: Services, cases: Sequence[Case], calibrating: bool) -> int:
-    FOLDER.mkdir(exist_ok=True)
     latest = FOLDER / "latest.json"
     last = json.loads(latest.read_text())["scores"] if latest.exists() else {}
     found, noticed = scores(cases), planted(cases)

@@ -121,6 +121,7 @@ async def test_the_command_asks_reports_and_compares(
     services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object
 ) -> None:
     await take_in(services, tmp_path / "in", lease=LEASE)
+    (tmp_path / "evaluation").mkdir()
     monkeypatch.setattr(command, "FOLDER", tmp_path / "evaluation")
 
     cases = await evaluate(services, [RENT, CUP])
@@ -140,12 +141,23 @@ async def test_a_bound_that_is_missed_ends_with_1(
     services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await take_in(services, tmp_path / "in", lease=LEASE)
+    (tmp_path / "evaluation").mkdir()
     monkeypatch.setattr(command, "FOLDER", tmp_path / "evaluation")
     strict = services.settings.model_copy(update={"evaluate_require": "answered>=1.1"})
 
     cases = await evaluate(services, [RENT])
 
     assert await _report(replace(services, settings=strict), cases, calibrating=False) == 1
+
+
+async def test_a_place_where_nothing_can_be_written_is_said_before_all_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "FOLDER", tmp_path / "file" / "evaluation")
+
+    assert await command._main(tmp_path / "golden.jsonl", calibrating=False) == 2
+    assert "evaluate in a clone of the repository" in capsys.readouterr().out
 
 
 async def test_a_model_is_asked_to_judge(
