@@ -103,7 +103,7 @@ def _head(services: Services, page: gr.Blocks) -> None:
         return cards.head(services.settings, who(request).name, rehearses)
 
     head = cards.head(services.settings, "", rehearses)
-    _on(page.load, look, None, gr.HTML(head, elem_classes="flush"))
+    _on(page.load, look, None, gr.HTML(head))
 
 
 class _Crew:
@@ -124,8 +124,8 @@ class _Crew:
                     self._build_run()
             with gr.Column(scale=2, min_width=320):
                 self.runs = gr.Radio([], label="Your runs", visible=False, elem_classes="listed")
-                self.mode = gr.HTML("", elem_classes=["side", "flush"])
-                gr.HTML(cards.crew(services), elem_classes=["side", "flush"])
+                self.mode = gr.HTML("", elem_classes="side")
+                gr.HTML(cards.crew(services), elem_classes="side")
         self._connect(page)
 
     def _build_form(self) -> None:
@@ -166,25 +166,25 @@ class _Crew:
 
     def _build_run(self) -> None:
         small: dict[str, Any] = {"size": "sm", "elem_classes": "small", "min_width": 90}
-        self.about = gr.HTML("", elem_classes="flush")
-        self.state = gr.HTML("", elem_classes="flush")
-        self.spent = gr.HTML("", elem_classes=["outcomes", "flush"])
+        self.about = gr.HTML("")
+        self.state = gr.HTML("")
+        self.spent = gr.HTML("", elem_classes="outcomes")
         with gr.Row():
             self.stop = gr.Button("Stop", variant="stop", **small)
             self.again = gr.Button("New run", **small)
         with gr.Column(visible=False, elem_classes="sheet") as self.question:
             self._build_question(small)
         with gr.Column(visible=False, elem_classes="sheet") as self.end:
-            self.rehearsed = gr.HTML("", visible=False, elem_classes="flush")
+            self.rehearsed = gr.HTML("", visible=False)
             self.result = _markdown("Result")
-        self.timeline = gr.HTML("", elem_classes="flush")
+        self.timeline = gr.HTML("")
         self.outputs = []
         for _ in prompts.TASKS:
             with gr.Accordion("", open=False, visible=False) as part:
                 self.outputs.append((part, _markdown("Output of a task")))
 
     def _build_question(self, small: dict[str, Any]) -> None:
-        self.asked = gr.HTML("", elem_classes=["side", "flush"])
+        self.asked = gr.HTML("", elem_classes="side")
         self.output = _markdown("To be approved")
         self.comment = gr.Textbox(
             label="Comment",
@@ -414,7 +414,7 @@ def _budget(*amounts: str) -> dict[str, float]:
 
 def _note() -> gr.HTML:
     """A place for a sentence on what cannot be done."""
-    return gr.HTML("", visible=False, elem_classes="flush")
+    return gr.HTML("", visible=False)
 
 
 def _noted(place: gr.HTML, error: Exception) -> dict[Any, Any]:

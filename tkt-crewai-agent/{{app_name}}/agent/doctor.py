@@ -1,8 +1,8 @@
 """What is wrong? `python -m agent.doctor` looks at each thing that the app needs, a line each.
 
 A line says what is there, or what is missing and what to do; the exit code is 1 when something
-that is configured does not work. It may run beside the app: what it sends is one question of one
-word and one trace.
+that is configured does not work. It may run beside the app where Qdrant and NATS are servers: what
+it sends is one question of one word and one trace.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The connection to a NATS server: the only file that knows its client.
 
-It connects again by itself, for as long as it takes. `agents.APP.*` are the app's subjects; the
-README lists them with the form of what is sent.
+It connects again by itself, for as long as it takes. `agents.APP.*` are the app's subjects;
+OPERATING.md lists them.
 """
 
 import asyncio

@@ -60,7 +60,7 @@ class Budget:
 
 @dataclass
 class Record:
-    """A run; docs of the JSON form are in the README."""
+    """A run, as it is kept."""
 
     owner: str
     topic: str

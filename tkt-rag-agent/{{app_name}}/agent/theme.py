@@ -60,6 +60,9 @@ def theme() -> gr.themes.Base:
         button_primary_text_color="#ffffff",
         button_primary_text_color_dark="*neutral_950",
         button_cancel_background_fill="#a6544d",
+        button_cancel_background_fill_dark="#a6544d",
         button_cancel_background_fill_hover="#8d4640",
+        button_cancel_background_fill_hover_dark="#8d4640",
         button_cancel_text_color="#ffffff",
+        button_cancel_text_color_dark="#ffffff",
     )
