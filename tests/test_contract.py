@@ -2,7 +2,8 @@
 
 1-4 manifest · 6-8 questions · 9-12 what is rendered · 13-17 deployment · 20-22 quota and routes ·
 31-35 hygiene. Elsewhere: 8, 9 and 38 also in test_redeploy and test_roads; 18, 23-30 in
-test_live_*.py, which start the app; 36 in test_page.py. 37 is checked here against the README.
+test_live_*.py, which start the app; 36 in test_page.py. 37 is checked here against the README, and
+its long form, OPERATING.md, against the settings.
 
 Departures: 5 and 19 need the platform's own code, which is not here. 7 counts the computed
 questions (`when: false`) among the questions. 33 is checked for an environment of the app's own,
@@ -11,6 +12,7 @@ since the platform base image's pins (starlette 0.41) do not fit Gradio 6.
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -149,6 +151,7 @@ def test_11_and_12_what_stands_at_the_root(rendered):
     _, folder = rendered
     there = {path.name for path in folder.iterdir()}
     wanted = {"manifest.yaml", "thinkube.yaml", "README.md", ".gitignore", "LICENSE"}
+    wanted |= {"OPERATING.md"}
     assert wanted <= there
     assert (folder / "demo-app" / ".dockerignore").exists()
     written_by_the_platform = {
@@ -163,6 +166,18 @@ def test_11_the_readme_is_the_owners(rendered):
     readme = (folder / "README.md").read_text()
     assert readme.startswith("# demo-app\n")
     assert "I want to" in readme
+    assert "(OPERATING.md)" in readme
+
+
+def test_11_the_owners_pages_lead_to_their_own_files_and_the_platforms_alone(rendered):
+    """The collection is not theirs: they never see it."""
+    _, folder = rendered
+    for name in ("README.md", "OPERATING.md"):
+        for target in re.findall(r"\]\(([^)]*)\)", (folder / name).read_text()):
+            path = target.partition("#")[0]
+            inside = not path or (folder / path).resolve().is_relative_to(folder.resolve())
+            platforms = target.startswith("https://github.com/thinkube/")
+            assert platforms or (inside and (folder / path).exists()), f"{name}: {target}"
 
 
 def test_13_and_14_the_deployment_is_one_that_both_eras_can_write_down(rendered):
@@ -335,3 +350,25 @@ def test_37_the_readme_says_what_an_operator_must_know(rendered):
     }[template]
     for word in ("BackendTrafficPolicy", "secretKeyRef", "redeploy", component, "optional", "lost"):
         assert word in readme
+    for name in ("README.md", "OPERATING.md"):
+        text = (folder / name).read_text()
+        told = [line for line in text.splitlines() if "ecret" in line]
+        assert all(any(era in line for line in told) for era in ("2025", "2026")), name
+
+
+def test_the_operators_page_names_each_setting_and_no_other(rendered):
+    _, folder = rendered
+    page = (folder / "OPERATING.md").read_text()
+    table = page.partition("\n## Settings\n")[2].partition("\n## ")[0].partition("\n### ")[0]
+    cells = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`([A-Z_]+)`", cell)]
+    tree = ast.parse((folder / "demo-app" / "agent" / "settings.py").read_text())
+    (settings,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Settings"]
+    fields = zip(settings.body, settings.body[1:], strict=False)
+    said = {
+        field.target.id.upper(): ast.unparse(after)
+        for field, after in fields
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    }
+    assert len(set(named)) == len(named)
+    assert set(named) == {name for name, text in said.items() if "Set by " not in text}

@@ -92,9 +92,11 @@ def test_a_redeploy_keeps_what_the_readme_says_it_keeps(program, published, tmp_
     newer(program, published, app)
     mine = {name for name, data in files(app / "demo-app").items() if data.endswith(b"# mine\n")}
     assert mine - {"Containerfile"} == {*kept, "agent/my_own_tool.py", "agent/my-own.txt"}
-    readme = (app / "README.md").read_text()
-    row = next(line for line in readme.splitlines() if "stay as you edited them" in line)
+    page = (app / "OPERATING.md").read_text()
+    row = next(line for line in page.splitlines() if "stay as you edited them" in line)
     assert all(f"`{name}`" in row for name in kept)
+    short = (app / "README.md").read_text().partition("- A redeploy")[2].partition("\n- ")[0]
+    assert all(f"`{name.removeprefix('agent/')}`" in short for name in kept)
 
 
 def test_a_redeploy_leaves_the_platforms_files(program, published, tmp_path):
