@@ -12,35 +12,39 @@ unexport PYTHONDONTWRITEBYTECODE
 export GIT_TERMINAL_PROMPT := 0
 
 .PHONY: all help demo render test test-long lint fix corpus bench bench-quality bench-service bench-vllm bench-crew \
-  notebooks legal-qa
+  notebooks legal-qa docs docs-check
 all: test
 
 help:
 	@echo "make demo                      render tkt-rag-agent, load its sample documents, serve its page"
-	@echo "make demo TEMPLATE=tkt-vllm-gradio   the same with another template"
+	@echo "                               TEMPLATE=tkt-vllm-gradio another template, PORT=7861 another port"
 	@echo "make demo ASK='your question'  answer on the terminal instead, and end"
-	@echo "make test-long                 what takes minutes: images, bad days, vLLM itself; installs 4 GB first"
-	@echo "make test                      style, types and all tests; installs what they need first"
+	@echo "make test-long                 the other tests: images, bad days, vLLM itself; installs gigabytes first"
+	@echo "make test                      style, types and the quicker tests; installs what they need first"
 	@echo "make lint | make fix           check style and types | mend what can be mended"
-	@echo "make render TEMPLATE=tkt-rag-agent DEST=my-app DATA=answers.yml"
+	@echo "make render DEST=../my-app     a repository of your own: TEMPLATE=, APP=my-app its name, DATA=answers.yml all answers"
+	@echo "make docs                      make tables, diagrams, pictures and the site of docs/ again"
+	@echo "make docs-check                build the site, and run the blocks of commands of the pages"
 	@echo "make corpus                    build the sample documents from corpus/"
 	@echo "make notebooks                 run all notebooks, as on a laptop; PLATFORM=1 with doubles; WRITE=1 keeps outputs;"
 	@echo "                               ONLY=agent-dev those with that in their names"
 	@echo "make legal-qa                  one agent's whole life: measured, tuned, gated, deployed, rolled back; stops and goes on"
 	@echo "                               FRESH=1 from the beginning, SAVE=1 keep the figures, QUICK=1 less of everything,"
 	@echo "                               MODEL=name on a GPU"
-	@echo "make bench                     measure what the figures in the docs quote"
+	@echo "make bench                     start, memory and size of tkt-rag-agent"
 	@echo "make bench-quality DATA=dir    retrieval and answers, on public data; about 45 minutes"
 	@echo "make bench-service DATA=dir    load, bad days and attacks; about 15 minutes"
 	@echo "make bench-crew                many crews at once, lost workers, overhead; about 15 minutes"
 	@echo "make bench-vllm                what the model server adds to its engine; about 20 minutes"
+	@echo "make PYTHON=python3.12 ...     with another Python, the first time"
 
 demo: .venv/tools
 	@$(BIN)/python tools/demo.py $(TEMPLATE) --port $(PORT) $(if $(value ASK),--ask="$$ASK")
 
 render: .venv/tools
 	@test -n "$(DEST)" || { echo "Say where: make render TEMPLATE=$(TEMPLATE) DEST=my-app"; exit 2; }
-	$(BIN)/copier copy --defaults $(if $(DATA),--data-file $(DATA)) $(TEMPLATE) $(DEST)
+	$(BIN)/copier copy --defaults $(if $(DATA),--data-file $(DATA)) $(if $(APP),--data project_name=$(APP)) \
+	  $(TEMPLATE) $(DEST)
 
 test: lint
 	$(BIN)/python tools/system_packages.py
@@ -56,6 +60,17 @@ notebooks: .venv/dev
 # In the environment of fine-tuning, which is made first.
 legal-qa: .venv/dev
 	$(BIN)/python tools/fine_tuning.py examples/legal-qa/life.py $(if $(FRESH),--fresh) $(if $(SAVE),--save)
+
+docs: .venv/dev
+	$(BIN)/python tools/system_packages.py
+	$(BIN)/python tools/docs/tables.py
+	$(BIN)/python tools/docs/diagrams.py
+	$(BIN)/python tools/docs/pictures.py
+	$(BIN)/python tools/docs/site.py
+
+docs-check: .venv/dev
+	$(BIN)/python tools/docs/site.py
+	$(BIN)/python tools/docs/run.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -55,9 +55,13 @@ def page(quality: dict[str, Any], retrieval: dict[str, Any], answers: dict[str, 
     back = retrieval["contracts"]["asked back"]
     return f"""# Benchmarks
 
-Made by `python benchmarks/draw.py` from `benchmarks/results/`; change it there. First tkt-rag-agent, then
+You will find what was measured of the three templates, and what was aimed at. `make bench-quality DATA=dir` measures the
+quality again, and says where the data comes from; start, memory and size of tkt-rag-agent are in
+[`rag-footprint.json`](../../benchmarks/results/rag-footprint.json). The page is made by `python benchmarks/draw.py` from
+`benchmarks/results/`; change it there. First tkt-rag-agent, then
+[tkt-crewai-agent](#tkt-crewai-agent-crews-as-a-service), then
 [tkt-vllm-gradio](#tkt-vllm-gradio-in-front-of-its-engine). The figures of the first are those
-of the template's own ingest, retriever and chain, with the defaults that ship, on the public sets
+of the template's own ingest, retriever and chain, with the defaults that ship. They were taken on the public sets
 named below and on the sample corpus. Brackets are 95 % intervals by bootstrap over the questions.
 {quality["date"]}, {quality["machine"]}.
 

@@ -14,6 +14,7 @@ from tests.doubles.langfuse import Langfuse
 from tests.doubles.serve import running
 from tests.live import wait_until
 
+pytestmark = pytest.mark.long
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-double", "LANGFUSE_SECRET_KEY": "sk-lf-double"}
 
 

@@ -76,7 +76,7 @@ def contents(app: App) -> dict[str, Any]:
     return {n: [h["text"] for h in search(app, "a", 200, filter={"document": n})] for n in names}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_requests_made_from_the_description_break_nothing(tmp_path: Path) -> None:
     found = fuzz(tmp_path)

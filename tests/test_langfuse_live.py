@@ -19,6 +19,7 @@ from tests.doubles.serve import running
 from tests.live import KEY, App, ask, load, settled, started, wait_until
 from tests.network import black_hole
 
+pytestmark = pytest.mark.long
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-double", "LANGFUSE_SECRET_KEY": "sk-lf-double"}
 LEASE = {"lease.txt": "The rent is 900 pounds a month."}
 QUESTION = "What is the rent a month?"

@@ -25,7 +25,7 @@ from tests.test_litellm import models
 from tests.test_page import MISSED, new_page
 from tests.test_page import browser as browser  # a fixture
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, MISSED]
+pytestmark = [pytest.mark.long, pytest.mark.browser, MISSED]
 LEASE = {"lease.txt": "The rent is 900 pounds a month.\n\nNo dogs are allowed."}
 LANGFUSE_KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-double", "LANGFUSE_SECRET_KEY": "sk-lf-double"}
 PRICE = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}

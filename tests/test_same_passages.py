@@ -27,6 +27,7 @@ from tests.doubles.qdrant_server import Qdrant
 from tests.doubles.serve import running
 from tests.rendering import ROOT
 
+pytestmark = pytest.mark.long
 CONTRACTS = sorted((ROOT / "corpus").glob("*-*.md"))[:5]
 CORPUS = {path.name: path.read_text() for path in CONTRACTS}
 QUESTIONS = [

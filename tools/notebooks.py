@@ -50,8 +50,10 @@ NOTEBOOKS = {
     "fine-tuning/04-evaluation-deployment": "fine-tuning",
 }
 """In this order, as the last one needs what the one before it made; with their environments."""
-KEPT = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "PIP_", "UV_", "REQUESTS_CA_BUNDLE")
-"""Variables that a notebook sees of this shell."""
+KEPT = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+"""Variables that a notebook sees of this shell, besides those of the families."""
+FAMILIES = ("LC_", "PIP_", "UV_")
+"""What such a name begins with."""
 LIMIT_S = 600
 """For one cell."""
 VARIES = "varies"
@@ -96,8 +98,7 @@ def run(file: Path, python: Path, variables: dict[str, str], write: bool) -> lis
     ran = nbformat.read(file, as_version=4)
     with tempfile.TemporaryDirectory() as scratch, _kernel(python, Path(scratch)) as kernel:
         refused = Path(scratch) / "refused"
-        env = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
-        env |= {"PYTHONPATH": str(ROOT / "tests" / "guard"), "REFUSED_LOG": str(refused)}
+        env = _kept() | {"PYTHONPATH": str(ROOT / "tests" / "guard"), "REFUSED_LOG": str(refused)}
         client = NotebookClient(
             ran,
             timeout=LIMIT_S,
@@ -124,6 +125,14 @@ def run(file: Path, python: Path, variables: dict[str, str], write: bool) -> lis
     if variables:  # doubles say other things than what a laptop has
         return found
     return found + _differences(file.name, committed, ran)
+
+
+def _kept() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in KEPT or name.startswith(FAMILIES)
+    }
 
 
 def _differences(name: str, committed: Any, ran: Any) -> list[str]:

@@ -1,5 +1,5 @@
-"""Installs the system packages that some tests want (a browser, a server, what builds an image),
-where that is possible.
+"""Installs the system packages that some tests want (a browser, a server, what builds an image,
+what draws the diagrams of the documentation), where that is possible.
 
 Without them those tests skip and say so. Under CI=true a missing one is an error: nothing may be
 skipped there.
@@ -13,6 +13,7 @@ import sys
 WANTED = {
     "buildah": "buildah",
     "chromium": "chromium",
+    "dot": "graphviz",
     "faketime": "faketime",
     "mmdebstrap": "mmdebstrap",
     "nginx": "nginx-light",
