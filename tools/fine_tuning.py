@@ -14,7 +14,7 @@ from parts.environments import environment  # noqa: E402
 
 wanted = ["--requirement", ROOT / "examples" / "legal-qa" / "requirements.txt"]
 try:
-    python = environment("fine-tuning", wanted) / "python"
+    python = environment("fine-tuning", wanted, compiled=False) / "python"
 except RuntimeError as error:
     sys.exit(str(error))
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

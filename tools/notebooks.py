@@ -70,7 +70,7 @@ def main() -> int:
     with _platform() if options.platform else nullcontext({}) as variables:
         for name in wanted:
             pins = ["--requirement", ROOT / REQUIREMENTS[NOTEBOOKS[name]]]
-            python = environment(NOTEBOOKS[name], pins) / "python"
+            python = environment(NOTEBOOKS[name], pins, compiled=False) / "python"
             began = time.monotonic()
             print(f"{name} ...", flush=True)
             found = run(ROOT / "notebooks" / f"{name}.ipynb", python, variables, options.write)

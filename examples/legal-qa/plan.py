@@ -80,4 +80,4 @@ def read() -> Plan:
     plan = Plan(model=str(Path(model).resolve()) if model and Path(model).is_dir() else model)
     if not os.environ.get("QUICK"):
         return plan
-    return replace(plan, answerable=42, unanswerable=14, after=8, broken=40, epochs=0.5, quick=True)
+    return replace(plan, answerable=32, unanswerable=10, after=4, broken=40, epochs=0.5, quick=True)
