@@ -80,4 +80,5 @@ def read() -> Plan:
     plan = Plan(model=str(Path(model).resolve()) if model and Path(model).is_dir() else model)
     if not os.environ.get("QUICK"):
         return plan
-    return replace(plan, answerable=32, unanswerable=10, after=4, broken=40, epochs=0.5, quick=True)
+    asked = {"answerable": 32, "unanswerable": 10, "after": 4, "broken": 40}
+    return replace(plan, **asked, epochs=0.25, quick=True)
