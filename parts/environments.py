@@ -29,21 +29,23 @@ def environment(name: str, *wanted: Sequence[Any], compiled: bool = True) -> Pat
     with locked(ROOT):  # another process may be making it
         if not made_for.exists() or made_for.read_text() != key:
             print(f"Installing what {name} needs ...", file=sys.stderr, flush=True)
-            _make(venv)
+            make(venv)
             for words in filter(None, wanted):
-                _install(venv / "bin" / "python", words, compiled)
+                install(venv / "bin" / "python", words, compiled)
             made_for.write_text(key)
     return venv / "bin"
 
 
-def _make(venv: Path) -> None:
+def make(venv: Path) -> None:
+    """An empty virtual environment there, in the place of what was."""
     if uv := _uv():
         call([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv])
     else:
         call([sys.executable, "-m", "venv", "--clear", venv])
 
 
-def _install(python: Path, words: Sequence[Any], compiled: bool) -> None:
+def install(python: Path, words: Sequence[Any], compiled: bool = True) -> None:
+    """What `words` ask `pip install` for, into the environment of `python`."""
     if uv := _uv():
         into = ["pip", "install", "--quiet", "--python", python]
         call([*uv, *into, *["--compile-bytecode"] * compiled, *words])

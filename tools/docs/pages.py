@@ -102,7 +102,7 @@ class Page:
     def anchors(self) -> set[str]:
         """What `#...` may name, by GitHub's rule."""
         tokens = self.tokens()
-        heads = [t.content for o, t in pairwise(tokens) if _heads(o)]
+        heads = [t.content for o, t in pairwise(tokens) if o.type == "heading_open"]
         seen: dict[str, int] = {}
         for name in map(slug, heads):
             seen[name] = seen.get(name, -1) + 1
@@ -113,10 +113,6 @@ def slug(heading: str) -> str:
     """The anchor of a heading that no other one on its page is called like."""
     plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
     return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
-
-
-def _heads(token: Token) -> bool:
-    return token.type == "heading_open"
 
 
 def _is_output(before: Token | None, token: Token) -> bool:

@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from parts import apps  # noqa: E402
 from parts.programs import call  # noqa: E402
+from tools.demo import step  # noqa: E402
 from tools.docs.looks import LOOKS, PATIENCE_S, Look, Missed  # noqa: E402
 
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
@@ -54,14 +55,14 @@ def main() -> int:
 
 def take(name: str, look: Look, scratch: Path, into: Path) -> None:
     """All pictures of one app, which is started anew for each."""
-    with _step(f"{name}: rendering {look.template}, installing what it needs"):
+    with step(f"{name}: rendering {look.template}, installing what it needs"):
         answers = {"project_description": look.description}
         app = apps.render(look.template, scratch, look.project, **answers)
         python = apps.programs(app, look.template) / "python"
     for size in SIZES:
         for scheme in SCHEMES:
             file = into / f"{name}-page-{size}-{scheme}.png"
-            with _step(f"{name}: {size}, {scheme}"):
+            with step(f"{name}: {size}, {scheme}"):
                 file.write_bytes(_picture(app, python, look, size, scheme))
 
 
@@ -128,14 +129,6 @@ def _still(page: Any) -> bytes:
         before = now
         page.wait_for_timeout(400)
     return before
-
-
-@contextmanager
-def _step(what: str) -> Iterator[None]:
-    began = time.monotonic()
-    print(f"{what} ...", flush=True)
-    yield
-    print(f"    done in {time.monotonic() - began:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,16 +45,17 @@ def _kind(field: Any) -> str:
     name = getattr(field.annotation, "__name__", str(field.annotation))
     kind = {"SecretStr": "secret", "bool": "true or false", "str": "text", "Path": "folder"}
     kind |= {"int": "whole number", "float": "number"}
-    bounds = [f"{sign} {m[1]}" for m in map(_bound, field.metadata) if m for sign in [m[0]]]
+    bounds = filter(None, map(_bound, field.metadata))
     return ", ".join([kind.get(name, name), *bounds])
 
 
-def _bound(rule: Any) -> tuple[str, str] | None:
+def _bound(rule: Any) -> str:
+    """ "" for a rule that is no bound."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     for name, sign in signs.items():
         if (value := getattr(rule, name, None)) is not None:
-            return sign, f"{value:g}"
-    return None
+            return f"{sign} {value:g}"
+    return ""
 
 
 def routes() -> list[dict[str, Any]]:

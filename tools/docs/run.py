@@ -28,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
+from parts.environments import install, make  # noqa: E402
 from parts.programs import STOP_S, answers, call  # noqa: E402
 from tools.docs.pages import NAME, Block, Page, collection, of_apps, scratch  # noqa: E402
 
@@ -180,11 +181,8 @@ def lent(repository: Path) -> Path:
     app = repository / NAME
     if not (app / "requirements.txt").exists() or (app / ".venv").exists():
         return repository
-    uv = [sys.executable, "-m", "uv"]
-    call([*uv, "venv", "--quiet", "--seed", "--python", sys.executable, app / ".venv"])
-    into = ["--python", app / ".venv" / "bin" / "python"]
-    wanted = ["--requirement", app / "requirements.txt"]
-    call([*uv, "pip", "install", "--quiet", "--compile-bytecode", *into, *wanted])
+    make(app / ".venv")
+    install(app / ".venv" / "bin" / "python", ["--requirement", app / "requirements.txt"])
     return repository
 
 

@@ -70,17 +70,14 @@ def settings(template: str) -> str:
 
 
 def routes(template: str) -> str:
-    rows = [
-        [f"`{r['call']}`", r["about"], ", ".join(f"`{name}`" for name in r["sent"]), _codes(r)]
-        for r in told(template)["routes"]
-    ]
-    beside = [path for path in SERVER if path != "/mcp" or template != "tkt-vllm-gradio"]
+    rows = []
+    for r in told(template)["routes"]:
+        sent, status = ", ".join(f"`{name}`" for name in r["sent"]), ", ".join(r["status"])
+        rows.append([f"`{r['call']}`", r["about"], sent, status])
+    has_tools = (ROOT / template / "{{app_name}}" / "mcp_tools.py").exists()
+    beside = [path for path in SERVER if path != "/mcp" or has_tools]
     rows += [[f"`{path}`", SERVER[path], "", ""] for path in beside]
     return grid(["call", "what it does", "what it takes (`*`: must be given)", "answers"], rows)
-
-
-def _codes(route: dict[str, Any]) -> str:
-    return ", ".join(route["status"])
 
 
 def metrics(template: str) -> str:
