@@ -4,15 +4,20 @@ TEMPLATE ?= tkt-rag-agent
 PORT ?= 7860
 PYTHON ?= python3
 BIN := .venv/bin
-# As it was typed: a question may hold a $ or a quote.
+# As they were typed: a question may hold a $ or a quote, and a remote's password too.
 override ASK := $(value ASK)
 export ASK
+override REMOTE := $(value REMOTE)
+export REMOTE
 # Bytecode halves every start, and some machines forbid it.
 unexport PYTHONDONTWRITEBYTECODE
 export GIT_TERMINAL_PROMPT := 0
 
-.PHONY: all help demo render test test-long lint fix corpus bench bench-quality bench-service bench-vllm bench-crew \
-  notebooks legal-qa docs docs-check
+# The tests that start no app, no browser and no server, and take seconds.
+CHECKED := contract docs_complete notebooks python_is_python runbook tracing_wire troubleshooting twins
+
+.PHONY: all help demo render check test test-long lint fix corpus bench budgets bench-quality bench-service bench-vllm bench-crew \
+  notebooks legal-qa publish canary supply audit docs docs-check
 all: test
 
 help:
@@ -21,8 +26,13 @@ help:
 	@echo "make demo ASK='your question'  answer on the terminal instead, and end"
 	@echo "make test-long                 the other tests: images, bad days, vLLM itself; installs gigabytes first"
 	@echo "make test                      style, types and the quicker tests; installs what they need first"
+	@echo "make check                     between edits: style, types, the contract and unit tests; within a minute"
 	@echo "make lint | make fix           check style and types | mend what can be mended"
 	@echo "make render DEST=../my-app     a repository of your own: TEMPLATE=, APP=my-app its name, DATA=answers.yml all answers"
+	@echo "make publish REMOTE=address    say what would be published of TEMPLATE= as a repository of its own, or why not"
+	@echo "                               PUSH=1 publish it: history, version tag, the platform's catalogue entry"
+	@echo "make canary                    would the newest releases break us? names the package; ONLY=tkt-rag-agent one part"
+	@echo "make supply | make audit       what the templates are made of, with licences | known vulnerabilities of it"
 	@echo "make docs                      make tables, diagrams, pictures and the site of docs/ again"
 	@echo "make docs-check                build the site, and run the blocks of commands of the pages"
 	@echo "make corpus                    build the sample documents from corpus/"
@@ -31,7 +41,9 @@ help:
 	@echo "make legal-qa                  one agent's whole life: measured, tuned, gated, deployed, rolled back; stops and goes on"
 	@echo "                               FRESH=1 from the beginning, SAVE=1 keep the figures, QUICK=1 less of everything,"
 	@echo "                               MODEL=name on a GPU"
-	@echo "make bench                     start, memory and size of tkt-rag-agent"
+	@echo "make bench                     what each template costs, against its limits; half an hour"
+	@echo "                               ONLY=apps a part, BEFORE=commit as it was, IMAGES=1 COMMANDS=1 HOUR=1 or MINUTES=10 those too"
+	@echo "make budgets                   the part of it that a minute can measure"
 	@echo "make bench-quality DATA=dir    retrieval and answers, on public data; about 45 minutes"
 	@echo "make bench-service DATA=dir    load, bad days and attacks; about 15 minutes"
 	@echo "make bench-crew                many crews at once, lost workers, overhead; about 15 minutes"
@@ -46,13 +58,30 @@ render: .venv/tools
 	$(BIN)/copier copy --defaults $(if $(DATA),--data-file $(DATA)) $(if $(APP),--data project_name=$(APP)) \
 	  $(TEMPLATE) $(DEST)
 
+check: lint
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not long" $(CHECKED:%=tests/test_%.py)
+	$(BIN)/python tools/check_apps.py
+
 test: lint
 	$(BIN)/python tools/system_packages.py
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: .venv/dev
 	$(BIN)/python tools/system_packages.py
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
+
+publish: .venv/dev
+	@test -n "$$REMOTE" || { echo "Say where: make publish TEMPLATE=$(TEMPLATE) REMOTE=address"; exit 2; }
+	@$(BIN)/python tools/publish.py $(TEMPLATE) "$$REMOTE" $(if $(PUSH),--push)
+
+canary: .venv/dev
+	$(BIN)/python tools/canary/run.py $(ONLY)
+
+supply: .venv/dev
+	$(BIN)/python tools/supply.py
+
+audit: .venv/dev
+	$(BIN)/python tools/supply.py --audit
 
 notebooks: .venv/dev
 	$(BIN)/python tools/notebooks.py $(ONLY) $(if $(PLATFORM),--platform) $(if $(WRITE),--write)
@@ -85,7 +114,12 @@ corpus: .venv/dev
 	$(BIN)/python corpus/build.py
 
 bench: .venv/dev
-	$(BIN)/python benchmarks/rag_footprint.py
+	$(BIN)/python benchmarks/budgets.py $(or $(ONLY),$(if $(BEFORE),apps,apps retrieval overhead updates canary)) \
+	  $(if $(IMAGES),images) $(if $(COMMANDS),commands) $(if $(HOUR)$(MINUTES),leak) \
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BEFORE),--before $(BEFORE))
+
+budgets: .venv/dev
+	$(BIN)/pytest tests/test_budgets.py
 
 bench-quality: .venv/dev
 	$(BIN)/python -c 'from tests.live import bin_folder; bin_folder()'
