@@ -15,6 +15,7 @@ WANTED = {
     "chromium": "chromium",
     "dot": "graphviz",
     "faketime": "faketime",
+    "kubectl": "kubernetes-client",
     "mmdebstrap": "mmdebstrap",
     "nginx": "nginx-light",
 }

@@ -4,6 +4,7 @@
     qdrant_server.py  Qdrant 1.15's REST API
     langfuse.py       Langfuse 3: takes traces (OTLP) and scores, gives them back as plain dicts
     edge.py           the platform's reverse proxy: cuts, buffers and replaces responses
+    git_server.py     a git server over HTTP, as Gitea is one: repositories behind a password
 
 chat.py and embedding.py are the bodies that the gateway answers with; control.py and serve.py what
 all of them share. Each has `.app`, served for the length of a block by `serve.running`:
