@@ -27,12 +27,6 @@ from parts import apps  # noqa: E402
 from parts.programs import call  # noqa: E402
 from tools.docs.pages import TABLE, collection, rendered, scratch, slug  # noqa: E402
 
-COMMANDS = {
-    "tkt-rag-agent": ["ask", "doctor", "evaluate", "golden", "ingest", "keys"],
-    "tkt-crewai-agent": ["ask", "doctor", "documents", "keys"],
-    "tkt-vllm-gradio": ["ask", "doctor", "keys"],
-}
-"""Modules of `agent` that an owner runs; the others with a command line are run by the app."""
 SERVER = {
     "/": "The page.",
     "/docs": "Every field of this API, to try out.",
@@ -42,6 +36,14 @@ SERVER = {
 UNVERIFIED = "*not verified on a cluster*"
 
 Cells = list[list[str]]
+
+
+def commands_of(template: str) -> list[str]:
+    """Modules of `agent` that an owner runs: they tell argparse their name. The others with a
+    command line are run by the app."""
+    house = ROOT / template / "{{app_name}}" / "agent"
+    named = (re.search(r'prog="python -m agent\.(\w+)"', p.read_text()) for p in house.glob("*.py"))
+    return sorted(found[1] for found in named if found)
 
 
 @cache
@@ -56,7 +58,7 @@ def told(template: str) -> dict[str, Any]:
         )
         found["help"] = {
             name: call([python, "-B", "-m", f"agent.{name}", "--help"], app, env)
-            for name in COMMANDS[template]
+            for name in commands_of(template)
         }
         return found
 
