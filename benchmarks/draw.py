@@ -56,11 +56,11 @@ def page(quality: dict[str, Any], retrieval: dict[str, Any], answers: dict[str, 
     return f"""# Benchmarks
 
 You will find what was measured of the three templates, and what was aimed at. `make bench-quality DATA=dir` measures the
-quality again, and says where the data comes from; start, memory and size of tkt-rag-agent are in
-[`rag-footprint.json`](../../benchmarks/results/rag-footprint.json). The page is made by `python benchmarks/draw.py` from
+quality again, and says where the data comes from. The page is made by `python benchmarks/draw.py` from
 `benchmarks/results/`; change it there. First tkt-rag-agent, then
 [tkt-crewai-agent](#tkt-crewai-agent-crews-as-a-service), then
-[tkt-vllm-gradio](#tkt-vllm-gradio-in-front-of-its-engine). The figures of the first are those
+[tkt-vllm-gradio](#tkt-vllm-gradio-in-front-of-its-engine), then
+[what each of them costs](#what-each-template-costs). The figures of the first are those
 of the template's own ingest, retriever and chain, with the defaults that ship. They were taken on the public sets
 named below and on the sample corpus. Brackets are 95 % intervals by bootstrap over the questions.
 {quality["date"]}, {quality["machine"]}.
@@ -131,7 +131,7 @@ Later turns of 40 talks: right passage in the first 5, without a chat model.
 | | turns | followed | each question alone | with the one before |
 |---|---|---|---|---|
 {_talks(answers["dialogues"])}
-{_service(_kept("rag-service"))}{_models(_kept("vllm"))}{_crew(_kept("crew"))}"""
+{_service(_kept("rag-service"))}{_models(_kept("vllm"))}{_crew(_kept("crew"))}{_costs(_kept("budgets"))}"""
 
 
 def _service(kept: dict[str, Any]) -> str:
@@ -251,6 +251,88 @@ cores.
 | memory at rest, page and CrewAI loaded, MiB | {seen["rest_mib"]} | 400 |
 | drills of bad days · passed | {seen["drills"]} · {seen["drills_passed"]} | all |
 """
+
+
+COSTS = {
+    "render_s": "rendered by the platform's own call of Copier, s",
+    "packages": "packages installed, as the Dockerfile does it",
+    "install_mb": "their size without bytecode, MB",
+    "image_mb": "image with its base, MB",
+    "health_cpu_s_calibrated": "CPU until `/health`, s",
+    "page_cpu_s_calibrated": "CPU until the page, s",
+    "rest_mib": "memory at rest, MiB",
+    "documents_mib": "memory after 1,000 documents, MiB",
+    "loaded_mib": "memory after these and 100 answers, MiB",
+    "used_mib": "memory after use without a pause, MiB",
+    "used_minutes": "· of so many minutes",
+    "used_answers": "· and so many answers",
+    "grown_mib_per_1000_answers": "· MiB that 1,000 answers add, by a line through the last three quarters",
+    "documents_per_s": "documents of 3,000 characters taken in a second",
+    "answer_cpu_ms": "CPU of the app for an answer, ms",
+    "first_token_overhead_ms": "added to the model's first token among 10,000 passages, ms",
+    "first_token_added_ms": "added to the engine's first token, ms",
+    "throughput_ratio": "tokens a second as a share of a bare pass-through",
+    "throughput_ratio_16": "tokens a second as a share of the engine's own, 16 at once",
+    "overhead_ratio": "a run's time as a share of the bare crew's",
+}
+SEARCHES = ("1k", "10k", "100k")
+
+
+def _costs(kept: dict[str, Any]) -> str:
+    """What each template costs, and before the packages and starts were gone through."""
+    seen = kept["figures"]
+    before = seen.get("before", {})
+    names = [name for name in seen if name.startswith("tkt-")]
+    rows = [
+        f"| {label} | " + " | ".join(_then(before.get(t, {}), seen[t], key) for t in names) + " |"
+        for key, label in COSTS.items()
+        if any(seen[t].get(key) is not None for t in names)
+    ]
+    rag = seen["tkt-rag-agent"]
+    searches = [
+        f"| {rag[f'passages_{size}']:,} | "
+        + " | ".join(
+            f"{rag[f'query_{size}{which}_p50_ms']} · {rag[f'query_{size}{which}_p95_ms']}"
+            for which in ("", "_filtered")
+        )
+        + " |"
+        for size in SEARCHES
+        if f"passages_{size}" in rag
+    ]
+    search = (
+        f"""
+Searches of tkt-rag-agent in the Qdrant inside its process, by words and by vectors of 256 numbers, median · 95th
+percentile in ms; the question's vector is made before. A search in one document takes longer than one in all:
+it also looks up which words the answers have in the other documents.
+
+| passages | in all documents | in one |
+|---|---|---|
+{chr(10).join(searches)}
+"""
+        if searches
+        else ""
+    )
+    return f"""
+## What each template costs
+
+By `make bench`, {kept["date"]}, {kept["machine"]}.
+The second of two figures is today's; the first is the same measurement of the templates as they were at
+commit {before.get("commit", "-")}. What each figure is stands in
+[`budgets.py`](../../benchmarks/budgets.py), and what it may be in [`limits.json`](../../benchmarks/limits.json).
+CPU seconds are divided by those of a fixed loop timed in the same minute, and multiplied by what that loop takes
+when nothing else runs. Memory is that of the app's process, without the engine of tkt-vllm-gradio; a crew's
+answer is a run of four tasks. The image of tkt-vllm-gradio, 8 GB of vLLM and CUDA, is not built here.
+
+| | {" | ".join(names)} |
+|---|{"---|" * len(names)}
+{chr(10).join(rows)}
+{search}"""
+
+
+def _then(before: dict[str, Any], now: dict[str, Any], key: str) -> str:
+    """`111 → 96`, or the one that there is."""
+    figures = [str(one[key]) for one in (before, now) if one.get(key) is not None]
+    return " → ".join(dict.fromkeys(figures)) or "-"
 
 
 def _targets(figures: dict[str, float]) -> str:

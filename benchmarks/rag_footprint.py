@@ -1,10 +1,9 @@
-"""What tkt-rag-agent costs and finds: start, memory, first token, golden questions, size.
+"""tkt-rag-agent: its golden questions, a large PDF, the first token, and lines of code.
 
-    python benchmarks/rag_footprint.py            everything but the two commands
-    python benchmarks/rag_footprint.py commands   `make demo` and `make test` in a clean clone
+    python benchmarks/rag_footprint.py
 
-Prints a table and keeps it in results/rag-footprint.json. A figure that this run does not measure
-is left as it was.
+Prints a table and keeps it in results/rag-footprint.json. What it costs to start and to run is
+measured by budgets.py, for all templates.
 """
 
 import ast
@@ -12,7 +11,6 @@ import io
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +18,7 @@ import tokenize
 from pathlib import Path
 
 import httpx
-from rendered import ROOT, clean_environment, install, running, wait_for
+from rendered import ROOT, install, running, wait_for
 from results import save
 
 sys.path.insert(0, str(ROOT))
@@ -34,37 +32,10 @@ PARAGRAPHS = 24_000
 
 
 def main() -> None:
-    if sys.argv[1:] == ["commands"]:
-        return save("rag-footprint", commands())
     with tempfile.TemporaryDirectory() as scratch:
         app = install("tkt-rag-agent", Path(scratch) / "rendered")
-        figures = start(app) | golden(app) | load(app) | first_token(app)
+        figures = golden(app) | load(app) | first_token(app)
     save("rag-footprint", figures | {"app_lines": app_lines()})
-    return None
-
-
-def start(app: Path) -> dict[str, object]:
-    """CPU until the first /health and until the page, and memory at rest: medians of 5 starts."""
-    health, page, rest = zip(*(_start(app, PORT + n) for n in range(5)), strict=True)
-    off = {"PYTHONDONTWRITEBYTECODE": 1, "PYTHONPYCACHEPREFIX": app / "no-bytecode"}
-    _, bare, _ = _start(app, PORT, **off)
-    return {
-        "health_cpu_s": round(statistics.median(health), 2),
-        "page_cpu_s": round(statistics.median(page), 2),
-        "page_no_bytecode_cpu_s": round(bare, 2),
-        "rest_mib": round(statistics.median(rest)),
-    }
-
-
-def _start(app: Path, port: int, **environment: object) -> tuple[float, float, float]:
-    """One start: CPU seconds until /health, CPU seconds until the page, MiB three seconds later."""
-    with running(app, port, DATA_DIR=app / "empty", **environment) as process:
-        wait_for(f"{process.url}/health", lambda r: r.status_code == 200)
-        health = process.cpu_s()
-        wait_for(f"{process.url}/", lambda r: "gradio" in r.text, every_s=0.1)
-        page = process.cpu_s()
-        time.sleep(3)
-        return health, page, process.rss_mib()
 
 
 def load(app: Path) -> dict[str, object]:
@@ -121,19 +92,6 @@ def golden(app: Path) -> dict[str, object]:
         "unanswerable_questions": len(nothing),
         "unanswerable_answered": round(sum(invented) / len(invented), 3),
     }
-
-
-def commands() -> dict[str, object]:
-    """The README's two commands in a clean clone, seconds."""
-    with tempfile.TemporaryDirectory() as scratch:
-        clone = Path(scratch) / "clone"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        ask = ["make", "demo", "ASK=What is the salary of Imogen Castellane at Marlowe?"]
-        return {
-            "demo_first_s": _seconds(ask, clone),
-            "demo_again_s": _seconds(ask, clone),
-            "test_s": _seconds(["make", "test"], clone),
-        }
 
 
 def app_lines() -> int:
@@ -246,12 +204,6 @@ def _first(client: httpx.Client, url: str, body: dict[str, object], sign: bytes)
     if not first:
         raise RuntimeError(f"{url} sent no token: {seen[:300]!r}")
     return first
-
-
-def _seconds(command: list[str], folder: Path) -> float:
-    began = time.monotonic()
-    subprocess.run(command, cwd=folder, check=True, env=clean_environment())
-    return round(time.monotonic() - began, 1)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,24 @@
-"""A rendered app to measure: rendered, installed with compiled bytecode, started, watched."""
+"""A rendered app to measure: rendered, installed as its image is, started, watched."""
 
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import distributions
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from parts import apps  # noqa: E402
+from parts.programs import call  # noqa: E402
 
 
 def clean_environment(**extra: object) -> dict[str, str]:
@@ -22,24 +29,66 @@ def clean_environment(**extra: object) -> dict[str, str]:
 
 def install(template: str, folder: Path) -> Path:
     """Render `template` into `folder`, install its requirements; gives the app's folder."""
-    subprocess.run(
-        [sys.executable, "-m", "copier", "copy", "--defaults", "--quiet", "--data",
-         "project_name=bench", str(ROOT / template), str(folder)],
-        check=True,
-    )  # fmt: skip
-    app = folder / "bench"
-    uv = [sys.executable, "-m", "uv"]
-    python = app / ".venv/bin/python"
-    subprocess.run([*uv, "venv", "--quiet", str(app / ".venv")], check=True)
-    subprocess.run(
-        [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python),
-         "--requirement", str(app / "requirements.txt")],
-        check=True,
-    )  # fmt: skip
-    subprocess.run(
-        [python, "-m", "compileall", "-q", "agent", "app.py", "ui.py"], cwd=app, check=True
-    )
+    app = apps.render(template, folder, "bench")
+    install_as_the_image(app, app / ".venv")
     return app
+
+
+def install_as_the_image(app: Path, venv: Path, compiled: bool = True) -> None:
+    """What the stage `packages` of the app's Dockerfile does, with this Python and uv for pip.
+
+    RuntimeError when a command fails. Without `compiled` no bytecode is made, for who only counts.
+    """
+    dockerfile = (app / "Dockerfile").read_text()
+    for command in commands(dockerfile, "packages"):
+        call(["sh", "-ec", here(command, app, venv, compiled)], env=clean_environment())
+    if compiled:
+        call([venv / "bin/python", "-m", "compileall", "-q", "agent", *app.glob("*.py")], app)
+
+
+def commands(dockerfile: str, stage: str) -> list[str]:
+    """What follows RUN in a stage, each on one line."""
+    lines = [line for line in dockerfile.splitlines() if not line.startswith("#")]
+    whole = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
+    found = re.search(rf"^FROM .+ AS {stage}$(.+?)(?=^FROM |\Z)", whole, re.M | re.S)
+    if not found:
+        raise RuntimeError(f"The Dockerfile has no stage {stage!r}; see benchmarks/rendered.py.")
+    return re.findall(r"^RUN (.+)$", found[1], re.M)
+
+
+def here(command: str, app: Path, venv: Path, compiled: bool) -> str:
+    """The command with the paths of this machine, and uv, which keeps what it has fetched."""
+    python, uv = f"{venv}/bin/python", f"{sys.executable} -m uv"
+    words = {
+        r"\bpython3? -m venv\b": f"{uv} venv --quiet --python {sys.executable}",
+        r"\S*\bpip3? install\b": f"{uv} pip install --quiet --python {python}",
+        r"\s--no-cache-dir\b|\s--no-compile\b": "",
+        r"(?<=\s)/requirements": f"{app}/requirements",
+        r"(?<=\s)/venv\b": str(venv),
+        r"/python3\.\d+/": f"/python3.{sys.version_info.minor}/",
+    }
+    if not compiled:
+        words[r"\s-m compileall\b"] = " -c pass"
+    for pattern, here in words.items():
+        command = re.sub(pattern, lambda _, here=here: here, command)
+    return command
+
+
+def packages(venv: Path) -> int:
+    """Distributions in the environment, without what installs them."""
+    (folder,) = venv.glob("lib/python*/site-packages")
+    names = {found.name.lower() for found in distributions(path=[str(folder)])}
+    return len(names - {"pip", "setuptools"})
+
+
+def megabytes(venv: Path, bytecode: bool) -> float:
+    """10^6 bytes of the files in `lib`: those that are bytecode, or all others."""
+    sizes = (
+        path.lstat().st_size
+        for path in (venv / "lib").rglob("*")
+        if not path.is_dir() and (path.suffix == ".pyc") == bytecode
+    )
+    return sum(sizes) / 10**6
 
 
 class Process(SimpleNamespace):
@@ -64,14 +113,17 @@ class Process(SimpleNamespace):
 
 
 @contextmanager
-def running(app: Path, port: int, **environment: object) -> Iterator[Process]:
-    """Start `app` as its Containerfile does; ends it afterwards."""
-    command = [
-        str(app / ".venv/bin/uvicorn"), "--factory", "app:create_app", "--host", "127.0.0.1",
-        "--port", str(port), "--log-level", "warning",
-    ]  # fmt: skip
+def running(
+    app: Path, port: int, programs: Path | None = None, **environment: object
+) -> Iterator[Process]:
+    """Start `app` as its Containerfile does, with `programs` or its own; ends it afterwards. What
+    it says is in the file `log` of its folder."""
+    found = programs or app / ".venv/bin"
+    command = [*apps.command(app, port), "--log-level", "warning"]
     env = clean_environment(PORT=port, **environment)
-    child = subprocess.Popen(command, cwd=app, env=env)
+    with (app / "log").open("ab") as log:
+        words = [str(found / command[0]), *command[1:]]
+        child = subprocess.Popen(words, cwd=app, env=env, stdout=log, stderr=log)
     try:
         yield Process(pid=child.pid, url=f"http://127.0.0.1:{port}")
     finally:
@@ -79,14 +131,17 @@ def running(app: Path, port: int, **environment: object) -> Iterator[Process]:
         child.wait(30)
 
 
-def wait_for(url: str, good: object, every_s: float = 0.01, limit_s: float = 60) -> None:
+def wait_for(
+    url: str, good: Callable[[httpx.Response], Any], every_s: float = 0.01, limit_s: float = 300
+) -> None:
     """Ask `url` until `good(response)`; each answer costs the app some 3 ms of CPU."""
     deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        try:
-            if good(httpx.get(url, timeout=5)):
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(every_s)
+    with httpx.Client(timeout=5) as client:
+        while time.monotonic() < deadline:
+            try:
+                if good(client.get(url)):
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(every_s)
     raise TimeoutError(f"{url} did not become ready within {limit_s} s")

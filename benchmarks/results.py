@@ -6,16 +6,25 @@ import platform
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).resolve().parent / "results"
 
 
-def save(name: str, figures: dict[str, object]) -> None:
+def save(name: str, figures: dict[str, Any]) -> None:
     """Print `figures` as a table and merge them into `results/NAME.json`."""
+    keep(name, figures)
+    for key, value in figures.items():
+        print(f"{key:28} {value}")
+
+
+def keep(name: str, figures: dict[str, Any]) -> None:
+    """Merge `figures` into `results/NAME.json`."""
     path = FOLDER / f"{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {"command": "", "figures": {}}
     script, *words = sys.argv
-    words = ["DATA" if Path(word).is_dir() else word for word in words]  # where it was is no matter
+    data = {word for word in words if Path(word).is_dir() and not word.startswith("tkt-")}
+    words = ["DATA" if word in data else word for word in words]  # where it was is no matter
     command = " ".join(["python", script, *words])
     commands = dict.fromkeys([*filter(None, before["command"].split("; ")), command])
     FOLDER.mkdir(exist_ok=True)
@@ -25,9 +34,15 @@ def save(name: str, figures: dict[str, object]) -> None:
         "machine": machine(),
         "figures": before["figures"] | figures,
     }
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    for key, value in figures.items():
-        print(f"{key:28} {value}")
+    new = path.with_suffix(".new")  # a second benchmark may read it meanwhile
+    new.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    new.replace(path)
+
+
+def kept(name: str) -> dict[str, Any]:
+    """The figures of `results/NAME.json`; none when there is no such file."""
+    path = FOLDER / f"{name}.json"
+    return dict(json.loads(path.read_text())["figures"]) if path.exists() else {}
 
 
 def machine() -> str:

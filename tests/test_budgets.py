@@ -1,0 +1,128 @@
+"""What the templates may cost: benchmarks/limits.json, held against what lies here."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.live import bin_folder
+from tests.rendering import ROOT, TEMPLATES
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import budgets
+import budgets_app
+import rendered
+import results
+from budgets_limits import CPU, LIMITS, LOOP_S, past
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_template_is_within_its_budget(template: str, tmp_path: Path) -> None:
+    """Rendered once, its packages counted, started in the environment that the tests have."""
+    repository = budgets_app.published(template, "", tmp_path / "collection")
+    figures, app = budgets_app.rendered(repository, tmp_path, times=1)
+    figures |= budgets_app.installed(app, compiled=False)
+    figures |= budgets_app.started(template, app, bin_folder(template), times=1)
+    print(figures)
+    broken = past({template: figures}, results.kept(budgets.NAME))
+    assert not broken, "\n".join(broken)
+
+
+def test_a_figure_past_its_limit_is_named_with_the_limit_and_the_last_one(tmp_path: Path) -> None:
+    limits = tmp_path / "limits.json"
+    limits.write_text(
+        json.dumps(
+            {
+                "tkt-rag-agent.packages": {"most": 90, "why": "Each is a risk."},
+                "tkt-rag-agent.documents_per_s": {"least": 50, "why": "An upload is waited for."},
+                "quick_check_s": {"most": 60, "why": "It is run before each commit."},
+            }
+        )
+    )
+    now = {"tkt-rag-agent": {"packages": 91, "documents_per_s": 49.5}, "quick_check_s": None}
+    last = {"tkt-rag-agent": {"packages": 88}}
+    assert past(now, last, limits) == [
+        "tkt-rag-agent: packages is 91, above its limit of 90 (last time 88): Each is a risk. Take "
+        "out what it costs, or raise the limit in benchmarks/limits.json and say why.",
+        "tkt-rag-agent: documents_per_s is 49.5, below its limit of 50 (last time not measured): "
+        "An upload is waited for. Take out what it costs, or raise the limit in "
+        "benchmarks/limits.json and say why.",
+    ]
+    within = {"tkt-rag-agent": {"packages": 90, "documents_per_s": 50}, "quick_check_s": 60}
+    assert past(within, last, limits) == []
+
+
+def test_a_machine_of_half_the_speed_changes_no_verdict(tmp_path: Path) -> None:
+    limits = tmp_path / "limits.json"
+    why = {"most": 2.6, "why": "A start is waited for."}
+    limits.write_text(json.dumps({"tkt-rag-agent.page_cpu_s_calibrated": why}))
+    quick = {"page_cpu_s": 2.5, "loop_cpu_s": LOOP_S}
+    slow = {"page_cpu_s": 5.0, "loop_cpu_s": 2 * LOOP_S}
+    worse = {"page_cpu_s": 5.4, "loop_cpu_s": 2 * LOOP_S}
+    broken = [bool(past({"tkt-rag-agent": now}, {}, limits)) for now in (quick, slow, worse)]
+    assert broken == [False, False, True]
+
+
+def test_each_limit_is_of_a_figure_that_is_measured_and_gives_its_reason() -> None:
+    figures = {*budgets.EACH, *(f"{name}_calibrated" for name in CPU)}
+    measured = {f"{template}.{figure}" for template in TEMPLATES for figure in figures}
+    for name, limit in json.loads(LIMITS.read_text()).items():
+        assert name in measured | set(budgets.ALL), f"{name} is measured by no part of make bench"
+        assert set(limit) in ({"most", "why"}, {"least", "why"}), name
+        assert limit["why"].endswith("."), name
+
+
+def test_all_figures_have_their_place_in_the_results() -> None:
+    kept = results.kept(budgets.NAME)
+    for template in TEMPLATES:
+        assert set(budgets.EACH) <= set(kept.get(template, {})), "make bench ONLY=apps"
+    assert set(budgets.ALL) <= set(kept)
+
+
+def test_the_committed_figures_are_within_the_limits() -> None:
+    assert past(results.kept(budgets.NAME), {}) == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_packages_are_installed_as_the_dockerfile_says(template: str, tmp_path: Path) -> None:
+    """Word for word but for where they go, and uv in the place of pip."""
+    dockerfile = next((ROOT / template / "{{app_name}}").glob("Dockerfile*")).read_text()
+    commands = rendered.commands(dockerfile, "packages")
+    assert any("pip install" in command for command in commands)
+    for command in commands:
+        here = rendered.here(command, tmp_path / "app", tmp_path / "venv", compiled=True)
+        assert not re.search(r"(?<=\s)/(venv|requirements)", here), here
+        for option in re.findall(r"\s(--[a-z-]+)", command):
+            assert option in here or option in ("--no-cache-dir", "--no-compile"), option
+
+
+def test_what_a_dockerfile_does_to_its_packages_is_done_here_too(tmp_path: Path) -> None:
+    dockerfile = """
+FROM python AS packages
+RUN python -m venv /venv
+COPY requirements.txt /
+# A comment in between.
+RUN /venv/bin/pip install --no-cache-dir --no-deps -r /requirements.txt \\
+ && rm -r /venv/lib/python3.12/site-packages/tests
+
+FROM python
+RUN echo another stage
+"""
+    app, venv = tmp_path / "app", tmp_path / "venv"
+    said = [
+        rendered.here(command, app, venv, compiled=True)
+        for command in rendered.commands(dockerfile, "packages")
+    ]
+    python = f"{sys.executable} -m uv"
+    assert said == [
+        f"{python} venv --quiet --python {sys.executable} {venv}",
+        f"{python} pip install --quiet --python {venv}/bin/python --no-deps -r {app}"
+        f"/requirements.txt && rm -r {venv}/lib/python3.{sys.version_info.minor}/site-packages"
+        "/tests",
+    ]
