@@ -29,7 +29,8 @@ def render(template: str, to: Path, name: str, **answers: str) -> Path:
 
 def _requirements(app: Path) -> list[list[Any]]:
     """What each call of `pip install` gets for an app on a laptop."""
-    wanted: list[Any] = []
+    # The files are complete; what left-out.txt names is not needed.
+    wanted: list[Any] = ["--no-deps"]
     for name in ("requirements.txt", "requirements-local.txt"):
         if (app / name).exists():
             wanted += ["--requirement", app / name]

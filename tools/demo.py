@@ -16,13 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
-LINES = {
-    "tkt-rag-agent": "Answers questions about your documents",
-    "tkt-crewai-agent": "A crew that researches a topic and writes a report",
-    "tkt-vllm-gradio": "A model of your own",
-}
-"""What stands under the heading of the demo's page."""
 
 
 def main() -> int:
@@ -69,11 +65,17 @@ def render(template: str, home: Path) -> None:
             "--data",
             "project_name=demo",
             "--data",
-            f"project_description={LINES[template]}",
+            f"project_description={line(template)}",
         ]
         copier = [sys.executable, "-m", "copier", "copy", "--defaults", "--overwrite", "--quiet"]
         run([*copier, *answers, str(ROOT / template), str(home)], ROOT)
     (home / ".rendered").write_text(key)
+
+
+def line(template: str) -> str:
+    """What stands under the heading of the demo's page: the manifest's first sentence."""
+    described = yaml.safe_load((ROOT / template / "manifest.yaml").read_text())
+    return str(described["metadata"]["description"]).partition(".")[0]
 
 
 def install(app: Path) -> str:
@@ -85,7 +87,7 @@ def install(app: Path) -> str:
         with step("Installing what the app needs"):
             uv = [sys.executable, "-m", "uv"]
             run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, ".venv"], app)
-            wanted = ["--requirement", "requirements.txt"]
+            wanted = ["--no-deps", "--requirement", "requirements.txt"]  # it is complete
             target = ["--python", str(python)]
             into = [*uv, "pip", "install", "--quiet", "--compile-bytecode", *target]
             run([*into, *wanted], app)

@@ -182,7 +182,8 @@ def lent(repository: Path) -> Path:
     if not (app / "requirements.txt").exists() or (app / ".venv").exists():
         return repository
     make(app / ".venv")
-    install(app / ".venv" / "bin" / "python", ["--requirement", app / "requirements.txt"])
+    wanted = ["--no-deps", "--requirement", app / "requirements.txt"]
+    install(app / ".venv" / "bin" / "python", wanted)
     return repository
 
 
