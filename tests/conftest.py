@@ -7,8 +7,9 @@ import pytest
 
 HEAVY = (
     "vllm", "image", "fuzz", "bad_days", "engine_drills", "crew_bad_days", "crew_on_nats",
-    "model_page", "page", "crew_service", "crew_page", "live_limits", "model_server", "redeploy",
-    "live_app", "one_trace", "mlflow_live", "evaluate_live",
+    "model_page", "page", "crew_service", "crew_page", "live_limits", "model_server", "updates",
+    "redeploy", "publish", "fourth_template", "push", "live_app", "one_trace", "mlflow_live",
+    "evaluate_live", "answers", "doors", "names", "cluster", "watched", "sign_on", "legal_qa",
 )  # fmt: skip
 """Files that take minutes, the longest first: one that is begun last leaves a core with nothing to
 do while it ends."""

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from copier import run_copy
+from jinja2 import Environment
 
 from parts.programs import call
 
@@ -16,6 +18,22 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = sorted(path.name for path in ROOT.glob("tkt-*") if path.is_dir())
 COPIERS = ["9.4.1", "newest"]
 """The oldest Copier that the platform may have, and the one pinned in requirements-tools.txt."""
+
+
+_compile = Environment.compile
+_compiled: dict[Any, Any] = {}
+
+
+def _compile_once(self: Environment, source: Any, *options: Any, **more: Any) -> Any:
+    """Copier compiles each file, and each file's name again for each of the files, in every
+    rendering: most of its time."""
+    what = (type(self), *self.extensions, source, *options, *more.items())
+    if what not in _compiled:
+        _compiled[what] = _compile(self, source, *options, **more)
+    return _compiled[what]
+
+
+Environment.compile = _compile_once  # type: ignore[method-assign]
 
 
 @cache

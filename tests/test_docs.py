@@ -325,8 +325,6 @@ ELSEWHERE = {
     "deployed/rolled-back.json",
 }
 """Files and folders that this repository does not hold, and who makes them."""
-PLANNED = {"publish"}
-"""Targets that docs/architecture/status.md, and no other page, says are to come."""
 
 
 def test_paths_and_tests_that_pages_name_exist(pages: list[Page]) -> None:
@@ -388,13 +386,9 @@ def test_commands_that_pages_name_exist(pages: list[Page]) -> None:
         f"{page.name}: {span}"
         for page in pages
         for span in _code_spans(page)
-        if _unknown_modules(span) or _unknown_targets(span) - _planned(page)
+        if _unknown_modules(span) or _unknown_targets(span)
     ]
     assert wrong == []
-
-
-def _planned(page: Page) -> set[str]:
-    return PLANNED if page.name == "docs/architecture/status.md" else set()
 
 
 def _unknown_modules(span: str) -> set[str]:
