@@ -29,7 +29,7 @@ help:
 	@echo "make check                     between edits: style, types, the contract and unit tests; within a minute"
 	@echo "make lint | make fix           check style and types | mend what can be mended"
 	@echo "make render DEST=../my-app     a repository of your own: TEMPLATE=, APP=my-app its name, DATA=answers.yml all answers"
-	@echo "make publish REMOTE=address    say what would be published of TEMPLATE= as a repository of its own, or why not"
+	@echo "make publish REMOTE=address    say what of TEMPLATE=name, which must be given, would be its own repository, or why not"
 	@echo "                               PUSH=1 publish it: history, version tag, the platform's catalogue entry"
 	@echo "make canary                    would the newest releases break us? names the package; ONLY=tkt-rag-agent one part"
 	@echo "make supply | make audit       what the templates are made of, with licences | known vulnerabilities of it"
@@ -71,8 +71,10 @@ test-long: .venv/dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 publish: .venv/dev
+	@$(if $(filter file,$(origin TEMPLATE)),echo "Say which template: make publish TEMPLATE=name REMOTE=address"; exit 2)
 	@test -n "$$REMOTE" || { echo "Say where: make publish TEMPLATE=$(TEMPLATE) REMOTE=address"; exit 2; }
-	@$(BIN)/python tools/publish.py $(TEMPLATE) "$$REMOTE" $(if $(PUSH),--push)
+	@$(if $(filter-out 1,$(value PUSH)),echo "Say PUSH=1 to publish or leave PUSH out to look: it takes no other value."; exit 2)
+	@$(BIN)/python tools/publish.py $(TEMPLATE) "$$REMOTE" $(if $(filter 1,$(value PUSH)),--push)
 
 canary: .venv/dev
 	$(BIN)/python tools/canary/run.py $(ONLY)

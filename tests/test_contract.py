@@ -334,7 +334,8 @@ def test_35_no_secret_and_no_foreign_domain_is_written(rendered):
     for name, content in files(folder).items():
         for sign in (
             rb"thinkube\.com",
-            rb"\bsk-[A-Za-z0-9]{20}",
+            rb"\bsk-[A-Za-z0-9_-]{16}|\bsk-(lf|proj|ant)-[A-Za-z0-9]|\bAKIA[0-9A-Z]{16}",
+            rb"\btka_[A-Za-z0-9_-]{40}|\bhf_[A-Za-z0-9]{30}|\bgithub_pat_",
             rb"\btk_[A-Za-z0-9]{16}",
             rb"\bghp_",
         ):

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import yaml
 from tests.rendering import COPIERS, ROOT, TEMPLATES, call, commit_all, copier, files, render
 from tests.test_redeploy import NEWER, newer, older
 from tools.publish_catalogue import entry
-from tools.publish_checks import CONTRACT, changelog
+from tools.publish_checks import CONTRACT, SECRET, changelog
 from tools.releases import numbers, released
 
 RAG = "tkt-rag-agent"
@@ -70,7 +71,7 @@ def version(collection: Path, number: str, said: str) -> None:
     manifest, page = collection / RAG / "manifest.yaml", collection / RAG / "CHANGELOG.md"
     raised = re.sub(r"^  version: .*", f"  version: {number}", manifest.read_text(), flags=re.M)
     manifest.write_text(raised)
-    page.write_text(f"{page.read_text()}\n## {number} (2026-11-28)\n\n- {said}\n")
+    page.write_text(f"{page.read_text()}\n## {number} ({date.today()})\n\n- {said}\n")
     commit_all(collection, f"Raise to {number}")
 
 
@@ -174,7 +175,9 @@ def test_without_push_it_says_what_would_happen(collection: Path, remote: Path) 
     published(collection, remote)
     commit_all(collection, "Keep the release")
     (collection / RAG / "ops" / "new.md").write_text("New.\n")
+    call(["git", "switch", "--quiet", "--create", "wip"], collection)
     version(collection, "0.2.0", "It answers in Welsh.")
+    source = call(["git", "rev-parse", "HEAD"], collection).strip()
     commit = call(["git", "subtree", "split", "-q", "-P", RAG], collection).strip()
     count = len(call(["git", "ls-files"], collection / RAG).splitlines())
 
@@ -182,6 +185,8 @@ def test_without_push_it_says_what_would_happen(collection: Path, remote: Path) 
     assert f"{RAG} 0.2.0 to {remote}" in said
     assert f"commit  {commit}, 3 commits, {count} files" in said
     assert f"tags    v0.2.0 at {commit[:10]}\n" in said
+    assert f"source  {source}, branch wip\n" in said
+    assert '"type": "application_template"' in said, "the entry for the platform's catalogue"
     assert re.search(r"Since v0.1.0:\n\n \w+ Raise to 0.2.0\n\n", said)
     assert re.search(r"ops/new.md \(new\) +\| +1 \+", said)
     assert "CHANGELOG.md says of 0.2.0:\n\n- It answers in Welsh.\n" in said
@@ -239,7 +244,10 @@ def test_the_tags_of_earlier_releases_are_made_again_where_they_are_missing(
     version(collection, "0.2.0", "More.")
     other = tmp_path / "other.git"
     call(["git", "init", "--quiet", "--bare", "--initial-branch", "main", other])
-    published(collection, other)
+    said = published(collection, other)
+    assert "Since v0.1.0" not in said, "of the tag that is made again, nothing is there yet"
+    assert "The first publication here, of these files:\n\n" in said
+    assert "\n CHANGELOG.md\n" in said
     commits = [call(["git", "rev-parse", "v0.1.0"], place) for place in (remote, other)]
     assert commits[0] == commits[1]
     assert tags(other) == ["v0.1.0", "v0.2.0"]
@@ -279,14 +287,50 @@ def committed(name: str, text: str) -> Callable[[Path], None]:
     return spoil
 
 
-def a_key_that_was_taken_out(collection: Path) -> None:
-    committed(f"{RAG}/ops/key.txt", "token: ghp_abc\n")(collection)
+KEYS = [
+    "sk-lf-1234abcd-",
+    "sk-" + "proj-Ab1",
+    "sk-" + "ant-Ab1",
+    "sk-" + "Ab1_-" * 4,
+    "tk_" + "Ab1-" * 4,
+    "tka_" + "Ab1_-" * 8,
+    "hf_" + "Ab1" * 10,
+    "ghp_" + "Ab1",
+    "github_" + "pat_Ab1",
+    "AKIA" + "AB1C" * 4,
+    "-----BEGIN OPENSSH " + "PRIVATE KEY-----",
+]
+
+
+def test_each_kind_of_key_looks_like_one(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("".join(f"KEY={key}\n" for key in KEYS))
+    search = ["git", "grep", "--no-index", "--extended-regexp", "-h", "-e", SECRET]
+    assert call([*search, "--", "keys"], tmp_path).splitlines() == [f"KEY={key}" for key in KEYS]
+
+
+def test_a_key_that_was_taken_out_is_refused_by_the_commits_of_this_repository(
+    collection: Path, remote: Path
+) -> None:
+    committed(f"{RAG}/ops/key.txt", "LANGFUSE_SECRET_KEY=sk-lf-1234abcd-\n")(collection)
+    came = call(["git", "rev-parse", "--short", "HEAD"], collection).strip()
     (collection / RAG / "ops" / "key.txt").unlink()
     commit_all(collection)
+    went = call(["git", "rev-parse", "--short", "HEAD"], collection).strip()
+    assert refused(collection, remote, "--push") == (
+        f"Take what looks like a key out of {RAG}/ops/key.txt and out of the history, and out of "
+        f"service: git show {went} {came} shows where it came and went."
+    )
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_nothing_in_a_templates_history_looks_like_a_key(template: str) -> None:
+    looking = ["git", "log", "--full-history", "--oneline", f"-G{SECRET}", "--", template]
+    assert call(looking, ROOT) == ""
 
 
 SHOWN = "Commit or remove what git status shows first: "
 LOG = f"{RAG}/CHANGELOG.md"
+TO_COME = date.today() + timedelta(days=2)
 WANTS = r"Say what changed under `## 0\.1\.0 \(20..-..-..\)` in tkt-rag-agent/CHANGELOG\.md: .*"
 
 
@@ -306,11 +350,14 @@ WANTS = r"Say what changed under `## 0\.1\.0 \(20..-..-..\)` in tkt-rag-agent/CH
             committed(f"{RAG}/{{{{app_name}}}}/data/x.txt", "x"),
             r"Run git rm --cached 'tkt-rag-agent/\{\{app_name\}\}/data/x\.txt': it is committed .*",
         ),
-        (a_key_that_was_taken_out, r"Take what looks like a key out of .*ops/key\.txt and .*"),
+        (
+            committed(LOG, f"## 0.1.0 ({TO_COME})\n\n- Text.\n"),
+            rf"Date 0\.1\.0 in .*CHANGELOG\.md with the day of .*: {TO_COME} is a day to come\.",
+        ),
     ],
     ids=[
         "changed", "untracked", "two numbers", "a letter", "a suffix", "no date", "no such date",
-        "no text", "another version", "ignored", "a key",
+        "no text", "another version", "ignored", "a day to come",
     ],
 )  # fmt: skip
 def test_what_should_not_be_published_is_refused_in_a_sentence(
@@ -347,7 +394,7 @@ def test_a_repository_of_something_else_is_refused(
 
 def test_a_repository_that_is_not_there_is_refused(collection: Path, tmp_path: Path) -> None:
     sentence = refused(collection, tmp_path / "nowhere.git")
-    assert sentence.startswith("Make an empty repository for the template, and give git what")
+    assert sentence.startswith("Make an empty repository for the template, and give git a key or")
     assert "nowhere.git cannot be read (fatal: " in sentence
 
 
@@ -457,11 +504,29 @@ def test_make_hands_on_what_was_typed() -> None:
     assert make("REMOTE=a'$b", "PUSH=1").stderr.startswith("Take one of ")
     command = make("REMOTE=a'$b", "PUSH=1", "--dry-run").stdout.splitlines()[-1]
     assert command.endswith('tools/publish.py tkt-none "$REMOTE" --push')
+    command = make("REMOTE=a'$b", "--dry-run").stdout.splitlines()[-1]
+    assert command.rstrip().endswith('tools/publish.py tkt-none "$REMOTE"')
 
 
-def make(*words: str) -> subprocess.CompletedProcess[str]:
-    command = ["make", "--old-file=.venv/dev", "publish", "TEMPLATE=tkt-none", *words]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+@pytest.mark.parametrize("value", ["0", "no", "true", "11", "1 0", "'"])
+def test_make_takes_no_other_word_for_push(value: str) -> None:
+    done = make("REMOTE=nowhere.git", f"PUSH={value}")
+    assert done.returncode == 2
+    assert done.stdout == (
+        "Say PUSH=1 to publish or leave PUSH out to look: it takes no other value.\n"
+    )
+
+
+def test_make_has_no_template_of_its_own_to_publish() -> None:
+    done = make("REMOTE=git@github.com:owner/tkt-crewai-agent.git", template="")
+    assert done.returncode == 2
+    assert done.stdout == "Say which template: make publish TEMPLATE=name REMOTE=address\n"
+
+
+def make(*words: str, template: str = "TEMPLATE=tkt-none") -> subprocess.CompletedProcess[str]:
+    command = ["make", "--old-file=.venv/dev", "publish", *filter(None, [template]), *words]
+    free = {name: value for name, value in os.environ.items() if name not in ("TEMPLATE", "PUSH")}
+    return subprocess.run(command, cwd=ROOT, env=free, text=True, capture_output=True)
 
 
 @pytest.mark.parametrize(

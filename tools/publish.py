@@ -61,13 +61,14 @@ def main() -> int:
 def publish(clone: Scratch, template: str, remote: str, push: bool) -> None:
     plan = planned(clone, template, remote)
     checks.contract_holds(template)
-    print(without_password(report(clone, plan)), flush=True)
+    print(without_password(report(clone, plan)))
+    print(f"\nFor the `repositories` of the platform's catalogue:\n\n{entry(template, remote)}")
+    sys.stdout.flush()
     if not push:
         print("\nThis was said only, and nothing is changed: PUSH=1 publishes it.")
         return
     pushed(clone, plan)
     print("\nPublished. Commit releases.json, which now names its source.")
-    print(f"\nFor the `repositories` of the platform's catalogue:\n\n{entry(template, remote)}")
     if clone.refs(remote).get("HEAD") != plan.commit:
         print("\nMake main the default branch there: the platform renders the default one.")
 
@@ -84,7 +85,7 @@ def planned(clone: Scratch, template: str, remote: str) -> Plan:
     source = git(ROOT, "rev-parse", "HEAD")
     commit, main = clone.split(template, source), there.get("main", "")
     checks.goes_on_from(clone, there, commit)
-    checks.holds_no_secret(clone, commit, main)
+    checks.holds_no_secret(clone, template, commit, main)
     known, missing = checks.tags(there), missing_tags(clone, template, there)
     made = missing | {f"v{version}": commit}
     return Plan(template, version, said, remote, source, commit, main, known | missing, made)
@@ -102,10 +103,11 @@ def missing_tags(clone: Scratch, template: str, there: dict[str, str]) -> dict[s
 def report(clone: Scratch, plan: Plan) -> str:
     commits = git(clone.folder, "rev-list", "--count", plan.commit)
     files = git(clone.folder, "ls-tree", "-r", "--name-only", plan.commit).splitlines()
+    branch = git(ROOT, "branch", "--show-current")
     return f"""
 {plan.template} {plan.version} to {plan.remote}
 
-source  {plan.source}
+source  {plan.source}, {f"branch {branch}" if branch else "no branch"}
 commit  {plan.commit}, {commits} commits, {len(files)} files
 main    {plan.main or "is not there yet"}
 tags    {", ".join(f"{tag} at {at[:10]}" for tag, at in plan.tags.items())}
@@ -118,11 +120,12 @@ CHANGELOG.md says of {plan.version}:
 
 
 def changes(clone: Scratch, plan: Plan, files: list[str]) -> str:
-    """Commits and files since the last version; of a first one, all that will be public."""
-    if not plan.known:
-        return "The first version, of these files:\n\n" + "\n".join(f" {name}" for name in files)
-    last = max(plan.known, key=lambda tag: numbers(tag[1:]))
-    since = f"{plan.known[last]}..{plan.commit}"
+    """Commits and files since the last version; where nothing is yet, all that will be public."""
+    if not plan.main:
+        listed = "\n".join(f" {name}" for name in files)
+        return f"The first publication here, of these files:\n\n{listed}"
+    last = max(plan.known, key=lambda tag: numbers(tag[1:]), default="main")
+    since = f"{plan.known.get(last, plan.main)}..{plan.commit}"
     commits = git(clone.folder, "log", "--format= %h %s", since)
     summary = git(clone.folder, "diff", "--stat=100", "--compact-summary", since)
     return f"Since {last}:\n\n{commits}\n\n{summary}"

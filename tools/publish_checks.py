@@ -15,7 +15,16 @@ from tools.releases import numbers, released
 
 CONTRACT = ("contract", "roads", "redeploy", "answers", "twins", "upgrading")
 """Test files that hold what the platform and the owners of apps rely on."""
-SECRET = r"\bsk-[A-Za-z0-9]{20}|\btk_[A-Za-z0-9]{16}|\bghp_|-----BEGIN [A-Z ]*PRIVATE KEY"
+SECRET = "|".join(
+    [
+        r"\b(sk-|tk_)[A-Za-z0-9_-]{16}|\btka_[A-Za-z0-9_-]{40}",  # LiteLLM, platform, an app's own
+        r"\bsk-(lf|proj|ant)-[A-Za-z0-9]",
+        r"\bhf_[A-Za-z0-9]{30}",
+        r"\b(ghp_|github_pat_)",
+        r"\bAKIA[0-9A-Z]{16}",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY",
+    ]
+)
 """As an extended regular expression of git."""
 VERSION = r"(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)"
 OF_MAKE = ("MAKEFLAGS", "MAKEOVERRIDES", "REMOTE")
@@ -58,7 +67,7 @@ def new_version(template: str) -> str:
 
 
 def changelog(template: str, version: str) -> str:
-    """What CHANGELOG.md says of it; the entry must have a date and a text."""
+    """What CHANGELOG.md says of it; the entry must have a date, none to come, and a text."""
     path = ROOT / template / "CHANGELOG.md"
     title = rf"^## {re.escape(version)} \((\d{{4}}-\d\d-\d\d)\)\n(.*?)(?=^## |\Z)"
     found = re.search(title, path.read_text() if path.exists() else "", re.M | re.S)
@@ -66,6 +75,11 @@ def changelog(template: str, version: str) -> str:
         raise RuntimeError(
             f"Say what changed under `## {version} ({date.today()})` in {template}/CHANGELOG.md: "
             "it has no such entry with a date and a text."
+        )
+    if date.fromisoformat(found[1]) > date.today():
+        raise RuntimeError(
+            f"Date {version} in {template}/CHANGELOG.md with the day of its release, as in "
+            f"{date.today()}: {found[1]} is a day to come."
         )
     return found[2].strip()
 
@@ -102,15 +116,16 @@ def goes_on_from(clone: Scratch, there: dict[str, str], commit: str) -> None:
             )
 
 
-def holds_no_secret(clone: Scratch, commit: str, main: str) -> None:
+def holds_no_secret(clone: Scratch, template: str, commit: str, main: str) -> None:
     """In no commit that is not there yet: what a later one removes is published all the same."""
     unseen = [commit, *([f"^{main}"] if main else [])]
-    search = ["log", "--max-count=1", "--name-only", "--format=%h", f"-G{SECRET}", *unseen]
-    if found := git(clone.folder, *search):
-        at, *names = filter(None, found.splitlines())
+    search = ["log", "-z", "--name-only", "--format=", f"-G{SECRET}"]
+    if names := git(clone.folder, *search, "--max-count=1", *unseen):
+        path = f"{template}/{names.split(chr(0))[0]}"
+        here = ["log", "--full-history", "--format=%h", f"-G{SECRET}", "--", f":(literal){path}"]
         raise RuntimeError(
-            f"Take what looks like a key out of {names[0]} and out of the history, and out of "
-            f"service: it stands in commit {at} of the split."
+            f"Take what looks like a key out of {path} and out of the history, and out of "
+            f"service: git show {' '.join(git(ROOT, *here).split())} shows where it came and went."
         )
 
 

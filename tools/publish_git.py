@@ -81,8 +81,8 @@ class Scratch:
             lines = git(self.folder, "ls-remote", "--quiet", "--", remote, *wanted).splitlines()
         except RuntimeError as error:
             raise RuntimeError(
-                f"Make an empty repository for the template, and give git what it needs to be let "
-                f"in there without a question: {remote} cannot be read ({error})."
+                "Make an empty repository for the template, and give git a key or a credential "
+                f"helper that lets it in there: {remote} cannot be read ({error})."
             ) from error
         named = [line.split("\t") for line in lines]
         # An annotated tag has a second line, which names its commit.
