@@ -11,10 +11,10 @@ import pytest
 from tests.rendering import ROOT
 from tools.canary import subjects
 from tools.canary.checks import Failure, failures
-from tools.canary.examine import Report, examine, suspects
+from tools.canary.examine import ROUNDS, Examination, Report, examine, no_progress, suspects
 from tools.canary.hunt import culprits
-from tools.canary.releases import changes, reason
-from tools.canary.run import lines
+from tools.canary.releases import Releases, changes, reason
+from tools.canary.run import lines, red
 
 CANARIES = ROOT / "tests" / "canaries"
 SHORTLY_AFTER = datetime(2025, 11, 20, tzinfo=UTC)
@@ -54,7 +54,9 @@ def test_the_loss_of_gradios_pairs_is_named_and_another_culprit_at_once_too(tmp_
     first, second = sorted(report["breaks"], key=lambda found: str(found["test"]))
     assert first["releases"] == {"gradio": "5.49.1 → 6.0.0"}
     assert first["test"] == "check_history.py::test_an_answer_knows_what_was_asked_before"
-    assert "KeyError" in first["error"]
+    assert (
+        first["error"] == "gradio_client.exceptions.AppError: 0"
+    )  # a KeyError, as the app says it
     assert second["releases"] == {"qdrant-client": "1.15.1 → 1.16.0"}
     assert second["test"] == "check_search.py::test_the_nearest_point_is_found"
     assert report["broken_today"] == []
@@ -79,7 +81,9 @@ def test_what_is_broken_with_its_own_pins_is_no_news_of_a_release(tmp_path: Path
         "check_more.py::test_sum",
         "assert (1 + 1) == 3",
     )
-    assert report["breaks"] == []
+    assert [found["test"] for found in report["breaks"]] == [
+        "check_search.py::test_the_nearest_point_is_found"
+    ]
     assert "broken today, not by a release" in "\n".join(lines("qdrant-search", report))
 
 
@@ -102,6 +106,98 @@ def test_releases_that_fail_only_together_are_found_together() -> None:
 
 def test_what_passes_when_it_is_tried_again_has_no_culprit() -> None:
     assert culprits(NAMES, lambda names: False) == []
+
+
+def test_what_fails_now_and_then_has_no_culprit_and_an_end() -> None:
+    tries = iter([False, False, False, True])  # with all of them, once
+    assert culprits(NAMES, lambda names: next(tries, False)) == []
+
+
+class Index:
+    """Of two releases of each package; "late" comes with nothing but all the newest."""
+
+    def __init__(self, names: str) -> None:
+        self.today = dict.fromkeys(names.split(), "1")
+        self.subject = subjects.Subject("small", [], [], [])
+
+    def newest(self, held: Sequence[str] = ()) -> Releases:
+        return {name: "1" if name in held else "2" for name in self.today}
+
+    def mixed(self, names: Sequence[str]) -> Releases:
+        return self.today | {name: "2" for name in names if name != "late"}
+
+    def cannot_be_taken(self, newest: Releases) -> dict[str, str]:
+        return {}
+
+    too_young = cannot_be_taken
+
+
+class Bench:
+    """A test fails with the second release of the package that it is named after; those in
+    `once` when they are first run alone."""
+
+    def __init__(self, tests: str, once: str = "") -> None:
+        self.tests, self.once = tests.split(), once.split()
+
+    def run(self, releases: Releases) -> list[Failure]:
+        return [Failure(name, "OSError: no", "") for name in self.tests if releases[name] == "2"]
+
+    def again(self, releases: Releases, failure: Failure) -> bool:
+        return failure.test not in self.once and releases[failure.test] == "2"
+
+
+def judged(packages: str, bench: Bench) -> tuple[Report, list[str]]:
+    """The report, and what is printed of it."""
+    examination = Examination(Index(packages), bench, no_progress)  # type: ignore[arg-type]
+    report = examination.report() | {"seconds": 0}
+    return report, list(lines("small", report))
+
+
+def test_a_failure_that_no_mixture_has_is_a_break_and_hides_no_other() -> None:
+    report, told = judged("a late b", Bench("late b"))
+    assert [(found["test"], [*found["releases"]]) for found in report["breaks"]] == [
+        ("late", []),
+        ("b", ["b"]),
+    ]
+    assert told[1].startswith("  culprit unknown")
+    assert told[1].endswith(": late: OSError: no")
+    assert told[2:] == ["  b 1 → 2 breaks b: OSError: no", "    and 1 more tests"]
+
+
+def test_a_break_without_a_culprit_alone_is_not_green() -> None:
+    report, told = judged("a late", Bench("late"))
+    assert red(report)
+    assert "BREAKS" in told[0]
+
+
+def test_a_failure_that_goes_away_is_unclear_and_hides_no_other() -> None:
+    report, told = judged("a b", Bench("a b", once="a"))
+    assert [found["test"] for found in report["breaks"]] == ["b"]
+    assert {found["test"] for found in report["unclear"]} == {"a"}
+    assert "  unclear: a: OSError: no: it passes when tried again" in told
+
+
+def test_it_says_when_it_stops_before_all_is_found() -> None:
+    report, told = judged("a b c d e f", Bench("a b c d e f"))
+    assert len(report["breaks"]) == ROUNDS == 5
+    assert told[-1] == (
+        "  not searched for what else breaks: 5 rounds have found a, b, c, d, e, and no more follow"
+    )
+
+
+def test_it_does_not_say_so_when_the_last_round_finds_nothing() -> None:
+    report, _ = judged("a b c d e", Bench("a b c d"))
+    assert (len(report["breaks"]), report["unsearched"]) == (4, [])
+
+
+def test_what_is_broken_today_is_said_to_be_tried_twice() -> None:
+    index = Index("a b")
+    index.today["a"] = "2"
+    report = Examination(index, Bench("a"), no_progress).report()  # type: ignore[arg-type]
+    told = list(lines("small", report | {"seconds": 0}))
+    assert told[1] == "  broken today, not by a release: a: OSError: no"
+    assert "each failed twice" in told[2]
+    assert red(report)
 
 
 def test_what_the_failure_names_is_suspected_first(tmp_path: Path) -> None:

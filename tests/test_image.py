@@ -50,7 +50,7 @@ PACKAGES = "python3,python3-venv,python-is-python3,libstdc++6"
 CANARY = "canary-8d1f4c0be2"
 SECRETS = [".env", "agent/.env", ".git/config", "k8s/mlflow-secrets.yaml", "data/store", "app.log"]
 BUILD_TOOLS = {"gcc", "cc", "c++", "g++", "clang", "ld", "make", "cmake", "cargo", "rustc"}
-UID, READY_S = 10001, 30
+UID, HEALTHY_S, READY_S = 10001, 10, 30
 KEY = f"""\
       environment:
         - name: API_KEYS
@@ -189,6 +189,8 @@ class Pod:
     container: Object
     app: App
     """As its Service's port gives it."""
+    direct: App
+    """Without the edge."""
     kubelet: pod.Kubelet
     groups: list[Path]
 
@@ -221,7 +223,7 @@ def running(image: Image, era: str) -> Iterator[Pod]:
         app = App(url, direct.process, folder, APP_KEY)
         app.http.headers["Host"] = f"{deployed.app}.{deployed.domain}"
         kubelet = stack.enter_context(pod.Kubelet(container, direct.url).watching())
-        yield Pod(era, container, app, kubelet, groups)
+        yield Pod(era, container, app, direct, kubelet, groups)
 
 
 def _command(image: Image, container: Object, port: int) -> list[str]:
@@ -297,7 +299,10 @@ def _mb(layer: Path) -> int:
 @pytest.mark.long
 def test_its_pods_work_in_both_eras_where_only_their_data_can_be_written(image: Image) -> None:
     """Under the limits of their size, and never killed by the kubelet."""
-    with running(image, "2025") as older, running(image, "2026") as newer:
+    with ExitStack() as stack:
+        older = stack.enter_context(running(image, "2025"))
+        wait_until(lambda: live.status(older.direct, "/health"), HEALTHY_S)
+        newer = stack.enter_context(running(image, "2026"))
         for pod_of_era in (older, newer):
             _works_as_a_pod(image.template, pod_of_era)
         _its_page_is_whole(older.app.url)
@@ -306,6 +311,8 @@ def test_its_pods_work_in_both_eras_where_only_their_data_can_be_written(image: 
             assert not pod_of_era.kubelet.killed
             assert "CRITICAL" not in pod_of_era.app.log
             assert _peak_mib(pod_of_era.app) < pod_of_era.memory_mib
+            waited = pod.throttled_s(pod_of_era.groups)
+            print(f"{image.template}, {pod_of_era.era}: {waited:.1f} s throttled by its quota")
 
 
 def _its_page_is_whole(url: str) -> None:

@@ -115,8 +115,10 @@ def _taken(
     passed = {name: answer for name, answer in answers.items() if name != "project_name"}
     deployed = deployment(era, template, app, **{"domain_name": "thinkube.local"} | passed)
     made = objects(spec, deployed, shared_memory_gi=119)
-    no_room = [said for said in refusals(made, era, beside(deployed)) if "limits.cpu" not in said]
-    assert no_room == []
+    found = refusals(made, era, beside(deployed))
+    if (template, era) == (VLLM, "2026"):  # its rollout beside the hook; see test_push.py
+        found = [said for said in found if "limits.cpu" not in said]
+    assert found == []
 
 
 def _arrived(made: Rendered, answers: dict[str, str]) -> None:

@@ -21,9 +21,10 @@ from parts.programs import free_port
 from tests import live
 from tests.doubles.git_server import GitServer
 from tests.doubles.serve import running
+from tests.kubernetes import pod
 from tests.kubernetes.call import ERAS, deployment
 from tests.kubernetes.objects import Refused, beside, dockerfile, image, objects, write
-from tests.kubernetes.pod import Kubelet, join, limited
+from tests.kubernetes.pod import Kubelet, join, limited, throttled_s
 from tests.kubernetes.road import Pushed, walk
 from tests.kubernetes.rules import HTTP_ROUTE, refusals
 from tests.rendering import TEMPLATES, call, files
@@ -151,8 +152,8 @@ def test_the_tag_that_harbors_adapter_writes_reaches_the_pod(
     with (tmp_path / "k8s" / "kustomization.yaml").open("a") as file:
         yaml.safe_dump({"images": [{"name": name, "newTag": "uid-of-a-workflow"}]}, file)
     built = call(["kubectl", "kustomize", str(tmp_path / "k8s")])
-    pod = _by_name(yaml.safe_load_all(built))["Deployment", f"{pushed.deployed.app}-app"]["spec"]
-    assert pod["template"]["spec"]["containers"][0]["image"] == f"{name}:uid-of-a-workflow"
+    made = _by_name(yaml.safe_load_all(built))["Deployment", f"{pushed.deployed.app}-app"]["spec"]
+    assert made["template"]["spec"]["containers"][0]["image"] == f"{name}:uid-of-a-workflow"
 
 
 def _by_name(made: Any) -> dict[tuple[str, str], Any]:
@@ -170,8 +171,7 @@ def test_kaniko_finds_its_dockerfile_in_the_clone(pushed: Pushed) -> None:
 def test_the_clone_serves_what_its_probes_ask_for(pushed: Pushed, tmp_path: Path) -> None:
     """In the environment of its requirements, with the variables of its pod alone."""
     made = objects(pushed.spec, pushed.deployed)
-    (pod,) = (thing["spec"]["template"]["spec"] for thing in made if thing["kind"] == "Deployment")
-    (container,) = pod["containers"]
+    container = pod.container_of(made)
     folder = pushed.clone / pushed.deployed.app
     env = {variable["name"]: variable.get("value", "secret") for variable in container["env"]}
     env |= {"PATH": f"{live.bin_folder(pushed.template)}:/usr/bin:/bin", "DATA_DIR": str(tmp_path)}
@@ -268,6 +268,40 @@ def test_a_quote_in_a_descriptor_is_refused(era: str, text: str, spec: Spec) -> 
 
 
 @pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"deployment": {"type": "knative"}}, "makes no deployment of type knative"),
+        ({"deployment": {"type": "component"}}, "makes no deployment of type component"),
+        ({"dependencies": [{"name": "search", "type": "search"}]}, "looks up no dependencies"),
+        ({"services": ["database"]}, "knows no service"),
+    ],
+)
+def test_what_the_rehearsal_does_not_know_is_refused(
+    era: str, more: Spec, expected: str, spec: Spec
+) -> None:
+    with pytest.raises(Refused, match=expected):
+        said(spec | more, era)
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"migrations": {"tool": "alembic"}}, "runs no migrations of container app"),
+        ({"gpu": None}, "The gpu of container app is no mapping"),
+        ({"gpu": 1}, "The gpu of container app is no mapping"),
+    ],
+)
+def test_so_is_what_it_does_not_know_in_a_container(
+    era: str, more: Spec, expected: str, spec: Spec
+) -> None:
+    spec["containers"][0] |= more
+    with pytest.raises(Refused, match=expected):
+        said(spec, era)
+
+
+@pytest.mark.parametrize("era", ERAS)
 def test_a_field_that_no_schema_has_is_refused_in_each_object(era: str, spec: Spec) -> None:
     deployed = deployment(era, RAG)
     for number, thing in enumerate(objects(spec, deployed)):
@@ -338,3 +372,36 @@ def test_a_pod_that_takes_more_than_its_limit_is_killed() -> None:
         enter = f'{join(groups)}exec "$@"'
         done = subprocess.run(["sh", "-ec", enter, "sh", sys.executable, "-c", greedy])
     assert done.returncode == (-9 if told.startswith("limits set") else 0), told
+
+
+def test_a_pod_that_wants_more_than_its_share_waits_for_the_cpu() -> None:
+    container = {"resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}}
+    busy = "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass"
+    with limited(container) as (groups, told):
+        enter = f'{join(groups)}exec "$@"'
+        subprocess.run(["sh", "-ec", enter, "sh", sys.executable, "-c", busy], check=True)
+        waited = throttled_s(groups)
+    assert (waited > 0) == told.startswith("limits set"), told
+
+
+def test_of_two_groups_of_which_one_cannot_be_made_none_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 1 has one for CPU and one for memory."""
+    if not (pod.CGROUPS / "cpu").exists():
+        pytest.skip("this machine's control groups are of version 2, or not there")
+    (tmp_path / "cpu").symlink_to(pod.CGROUPS / "cpu")
+    made = list[Path]()
+    real = pod._group
+    monkeypatch.setattr(pod, "CGROUPS", tmp_path)
+    monkeypatch.setattr(pod, "_group", lambda *words: made.append(real(*words)) or made[-1])
+    with limited({"resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}}) as (groups, told):
+        assert groups == []
+        assert told.startswith("limits not set")
+        assert not any(folder.exists() for folder in made)
+    assert len(made) <= 1  # none where CPU cannot be limited either
+
+
+def test_a_pod_does_not_start_without_the_limits_that_are_said_to_be_set(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError, match="would have no limits"):
+        join([tmp_path / "gone" / "cgroup.procs"])

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
+from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from tests.rendering import ROOT, TEMPLATES
 from tools import supply
-
-IMAGE = {
-    "python_version": "3.12",
-    "python_full_version": "3.12.0",
-    "implementation_name": "cpython",
-    "platform_python_implementation": "CPython",
-    "os_name": "posix",
-    "sys_platform": "linux",
-    "platform_system": "Linux",
-    "platform_machine": "x86_64",
-}
 
 
 def listed(path: str) -> set[str]:
@@ -30,11 +18,7 @@ def listed(path: str) -> set[str]:
 
 
 def pinned(name: str, template: str) -> set[str]:
-    """What these requirements install in the image."""
-    text = supply.requirements(template).with_name(name).read_text()
-    wanted = [Requirement(line) for line in re.findall(r"^[A-Za-z].*$", text, flags=re.M)]
-    here = [one for one in wanted if one.marker is None or one.marker.evaluate(dict(IMAGE))]
-    return {f"{supply.plain(one.name)}{one.specifier}" for one in here}
+    return set(supply.in_image(supply.requirements(template).with_name(name)))
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -82,6 +66,44 @@ def test_a_licence_that_does_not_fit_is_named(
     found = " ".join(supply.unfitting())
     assert said in found
     assert bool(found) == bool(said)
+
+
+def test_the_audit_asks_about_every_file_of_exact_requirements() -> None:
+    names = {supply._short(path) for path in supply.audited()}
+    assert names == {
+        "requirements-dev.txt",
+        "requirements-docs.txt",
+        "requirements-tools.txt",
+        "tkt-crewai-agent/requirements.txt",
+        "tkt-rag-agent/requirements-local.txt",
+        "tkt-rag-agent/requirements.txt",
+        "tkt-vllm-gradio/requirements-engine.txt",
+        "tkt-vllm-gradio/requirements-small.txt",
+        "tkt-vllm-gradio/requirements.txt",
+    }
+    assert [path for path in supply.audited() if not supply.in_image(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [([], 0), (["NOT ASKED: x"], 2), (["a 1: PYSEC-1"], 1), (["NOT ASKED: x", "a 1: PYSEC-1"], 1)],
+)
+def test_a_known_vulnerability_counts_though_somebody_was_silent(
+    told: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(told)
+    monkeypatch.setattr(supply, "asked", lambda path: [one for one in [next(answers, "")] if one])
+    assert supply.audit() == code
+
+
+def test_a_requirement_counts_when_the_images_python_takes_it(tmp_path: Path) -> None:
+    pins = tmp_path / "requirements.txt"
+    pins.write_text(
+        "# a list\nnumpy==2.4.6 ; python_full_version < '3.12'\n"
+        "numpy==2.5.5 ; python_full_version >= '3.12'\n    # via x\n"
+        "audioop-lts==0.2.2 ; python_full_version >= '3.13'\nA_b[c]==1\n"
+    )
+    assert supply.in_image(pins) == ["numpy==2.5.5", "a-b==1"]
 
 
 def test_a_silent_database_is_not_taken_for_no_vulnerabilities() -> None:

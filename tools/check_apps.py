@@ -26,7 +26,7 @@ SLOW = {
 
 def main() -> int:
     running = [started(template) for template in TEMPLATES]
-    return max(child.wait() for child in running)
+    return int(any([child.wait() for child in running]))  # one that is killed ends below 0
 
 
 def started(template: str) -> subprocess.Popen[bytes]:

@@ -19,7 +19,7 @@ def main() -> int:
         doors = [door for door in ("app.py", "ui.py", "mcp_tools.py") if (app / door).exists()]
         python = ["--python-executable", str(bin_folder(template) / "python")]
         running.append(subprocess.Popen([*mypy, *python, "agent", *doors], cwd=app))
-    return max(child.wait() for child in running)
+    return int(any([child.wait() for child in running]))  # one that is killed ends below 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from packaging.requirements import Requirement  # noqa: E402
+
 from parts.environments import environment, make  # noqa: E402
 from parts.programs import call  # noqa: E402
 
@@ -30,13 +32,24 @@ TEMPLATES = sorted(path.name for path in ROOT.glob("tkt-*"))
 PAGE = ROOT / "docs" / "reference" / "licences.md"
 PYTHON, PLATFORM = "3.12", "x86_64-unknown-linux-gnu"
 """Of the image."""
+IMAGE = {
+    "python_version": PYTHON,
+    "python_full_version": f"{PYTHON}.0",
+    "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+    "os_name": "posix",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "platform_machine": "x86_64",
+}
+"""The same in a requirement's words."""
+UNSTATED = "not stated in the package"
 BINDING = re.compile(r"GPL|EUPL|SSPL|BUSL|CC-BY-NC|CC-BY-SA|Commons Clause|Proprietary", re.I)
 """In a licence that an app under Apache-2.0 cannot take along without thought."""
 READ = {
     "cel-python": "Apache-2.0",
-    "crewai": "MIT",
-    "crewai-cli": "MIT",
-    "crewai-core": "MIT",
+    "crewai": "MIT",  # its README, in its metadata
+    "crewai-core": UNSTATED,  # the README of crewai, from the same repository, says MIT
     "overrides": "Apache-2.0",
     "protobuf": "BSD-3-Clause",
     "pypdfium2": "BSD-3-Clause AND Apache-2.0",
@@ -132,8 +145,9 @@ You will find here the licence of every package that an app's image installs, an
 brings it. `make supply` makes this page from each template's `sbom.cdx.json`;
 [keeping up](../guides/keeping-up.md) tells what for.
 
-A licence stands here as the package's own metadata declares it. vLLM's environment is not in this
-table: `tkt-vllm-gradio/sbom-engine.cdx.json` lists its packages without licences.
+A licence stands here as the package's own metadata declares it, or as a person read it in the
+package's files. "Not stated in the package" means that neither says one. vLLM's environment is not
+in this table: `tkt-vllm-gradio/sbom-engine.cdx.json` lists its packages without licences.
 
 | package | release | licence | templates |
 |---|---|---|---|"""
@@ -163,11 +177,32 @@ def unfitting() -> list[str]:
 
 def audit() -> int:
     """1 when a pinned release is known to be vulnerable, 2 when nobody could be asked."""
-    results = {template: asked(requirements(template)) for template in TEMPLATES}
-    for template, found in results.items():
-        print("\n".join(f"{template}: {line}" for line in found or ["no known vulnerability"]))
-    silent = any(line.startswith("NOT ASKED") for found in results.values() for line in found)
-    return 2 if silent else int(any(results.values()))
+    told: list[str] = []
+    for path in audited():
+        found = asked(path)
+        told += found
+        said = found or ["no known vulnerability"]
+        print("\n".join(f"{_short(path)}: {line}" for line in said), flush=True)
+    if any(not line.startswith("NOT ASKED") for line in told):
+        return 1
+    return 2 if told else 0
+
+
+def audited() -> list[Path]:
+    """Each file of exact requirements: the apps', and this repository's own."""
+    return sorted([*ROOT.glob("tkt-*/*/requirements*.txt"), *ROOT.glob("requirements*.txt")])
+
+
+def _short(path: Path) -> str:
+    """ "tkt-rag-agent/requirements.txt" """
+    return str(path.relative_to(ROOT)).replace("{{app_name}}/", "")
+
+
+def in_image(pins: Path) -> list[str]:
+    """What these requirements install in the image, as name==release."""
+    wanted = [Requirement(line) for line in re.findall(r"^[A-Za-z].*$", pins.read_text(), re.M)]
+    here = [one for one in wanted if one.marker is None or one.marker.evaluate(dict(IMAGE))]
+    return [f"{plain(one.name)}{one.specifier}" for one in here]
 
 
 def asked(pins: Path) -> list[str]:
@@ -175,10 +210,13 @@ def asked(pins: Path) -> list[str]:
     program = environment("supply", WANTED) / "pip-audit"
     words = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
     for database in DATABASES:
-        done = subprocess.run(
-            [program, "--requirement", pins, *words, "--vulnerability-service", database],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.write("\n".join(in_image(pins)))
+            file.flush()
+            done = subprocess.run(
+                [program, "--requirement", file.name, *words, "--vulnerability-service", database],
+                capture_output=True, text=True,
+            )  # fmt: skip
         found = understood(done.stdout)
         if found is not None:
             return found

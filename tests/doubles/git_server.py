@@ -24,11 +24,10 @@ from tests.doubles import serve
 
 
 class GitServer:
-    """The server of all repositories in `folder`; requests: what came, refused ones too."""
+    """The server of all repositories in `folder`."""
 
     def __init__(self, folder: Path, user: str = "owner", password: str = "git-double") -> None:
         self.folder, self.user, self.password = folder, user, password
-        self.requests: list[str] = []
         route = Route("/{path:path}", self._answer, methods=["GET", "POST"])
         self.app = Starlette(routes=[route])
 
@@ -45,7 +44,6 @@ class GitServer:
         return f"{url.replace('://', f'://{self.user}:{given}@')}/{name}.git"
 
     async def _answer(self, request: Request) -> Response:
-        self.requests.append(f"{request.method} {request.url.path}")
         if request.headers.get("authorization") != self._expected():
             return Response("Unauthorized", 401, {"WWW-Authenticate": 'Basic realm="git"'})
         body = await request.body()

@@ -3,7 +3,7 @@
 Fields, sizes, probes, variables and file names are the platform's. Where it is not known what it
 calls something, this has names of its own: labels, the port's and the volumes' names, the node's
 label of GPU memory, the certificate's Secret of 2025, what app-metadata and the hook hold. Of the
-services of a descriptor it knows none, and no knative.
+services of a descriptor it knows none, and no knative, dependencies or migrations: it refuses them.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ def objects(spec: Object, deployed: Deployed, shared_memory_gi: int = 0) -> list
     shared_memory_gi: of a node whose GPU uses the node's memory; 0 is a card with its own.
     """
     _read_twice(spec)
-    if spec.get("services"):
-        raise Refused(f"This rehearsal knows no service {spec['services']}.")
+    _known(spec)
     made = [_namespace(deployed), _secret(deployed), _metadata(deployed)]
     if deployed.era == "2026":
         made += _policies(spec, deployed, shared_memory_gi)
@@ -107,6 +106,22 @@ def _read_twice(spec: Object) -> None:
         raise Refused("thinkube.yaml holds a quote or a backslash, which breaks the 2025 ingress.")
     for container in spec["containers"]:
         _quoted(container.get("test", {}).get("command", ""))
+
+
+def _known(spec: Object) -> None:
+    """Nothing that this has no objects for, or would leave out without a word."""
+    if spec.get("services"):
+        raise Refused(f"This rehearsal knows no service {spec['services']}.")
+    kind = spec.get("deployment", {}).get("type", "app")
+    if kind != "app":
+        raise Refused(f"This rehearsal makes no deployment of type {kind}; leave the type out.")
+    if "dependencies" in spec:
+        raise Refused("This rehearsal looks up no dependencies; the 2026 platform stops at them.")
+    for container in spec["containers"]:
+        if "migrations" in container:
+            raise Refused(f"This rehearsal runs no migrations of container {container['name']}.")
+        if not isinstance(container.get("gpu", {}), dict):
+            raise Refused(f"The gpu of container {container['name']} is no mapping; leave it out.")
 
 
 def _quoted(value: str) -> str:

@@ -120,9 +120,12 @@ def limited(container: Object) -> Iterator[tuple[list[Path], str]]:
     cpu_us, memory = int(amount(limits["cpu"]) * PERIOD_US), int(amount(limits["memory"]))
     folders: list[Path] = []
     try:
-        folders = _groups(cpu_us, memory)
+        for folder in _groups(cpu_us, memory):
+            folders.append(folder)  # each as it is made, so that a first one is removed too
         said = f"limits set: {limits['cpu']} CPU, {limits['memory']} of memory"
     except OSError as error:
+        while folders:
+            _remove(folders.pop())
         said = f"limits not set, memory is measured alone: {error}"
     try:
         yield [folder / "cgroup.procs" for folder in folders], said
@@ -131,16 +134,16 @@ def limited(container: Object) -> Iterator[tuple[list[Path], str]]:
             _remove(folder)
 
 
-def _groups(cpu_us: int, memory: int) -> list[Path]:
+def _groups(cpu_us: int, memory: int) -> Iterator[Path]:
+    """Makes one after the other."""
     name = f"pod-{uuid.uuid4().hex[:8]}"
     if (CGROUPS / "cgroup.controllers").exists():  # version 2
         values = {"cpu.max": f"{cpu_us} {PERIOD_US}", "memory.max": str(memory)}
-        return [_group(CGROUPS / name, values)]
+        yield _group(CGROUPS / name, values)
+        return
     cpu = {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(cpu_us)}
-    return [
-        _group(CGROUPS / "cpu" / name, cpu),
-        _group(CGROUPS / "memory" / name, {"memory.limit_in_bytes": str(memory)}),
-    ]
+    yield _group(CGROUPS / "cpu" / name, cpu)
+    yield _group(CGROUPS / "memory" / name, {"memory.limit_in_bytes": str(memory)})
 
 
 def _group(folder: Path, values: dict[str, str]) -> Path:
@@ -179,5 +182,10 @@ def throttled_s(files: list[Path]) -> float:
 
 
 def join(files: list[Path]) -> str:
-    """A line of shell by which a process, and all that it becomes, enters the groups."""
-    return "".join(f"echo $$ > {file}\n" for file in files if os.access(file, os.W_OK))
+    """A line of shell by which a process, and all that it becomes, enters the groups.
+
+    PermissionError when one cannot be written: the process would run without that limit."""
+    for file in files:
+        if not os.access(file, os.W_OK):
+            raise PermissionError(f"{file} cannot be written, so the pod would have no limits.")
+    return "".join(f"echo $$ > {file}\n" for file in files)

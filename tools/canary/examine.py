@@ -27,8 +27,11 @@ def no_progress(what: str) -> contextlib.AbstractContextManager[None]:
 
 
 def examine(subject: Subject, now: datetime, step: Step = no_progress) -> Report:
-    """{"broken_today": [...], "breaks": [...], "unclear": [...], "newer": {...},
-    "cannot_be_taken": {...}, "too_young": {...}, "seconds": 60}"""
+    """{"broken_today": [...], "breaks": [...], "unclear": [...], "unsearched": [...],
+    "newer": {...}, "cannot_be_taken": {...}, "too_young": {...}, "seconds": 60}
+
+    A break without releases is a failure that comes again and again, of which nobody knows why.
+    """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="canary-") as folder:
         with step("which releases there are"):
@@ -44,6 +47,8 @@ class Examination:
         self._broken: list[Failure] = []
         self._breaks: list[Report] = []
         self._unclear: list[Report] = []
+        self._unexplained: list[Failure] = []
+        self._unsearched: list[str] = []
 
     def report(self) -> Report:
         today = self._index.today
@@ -58,6 +63,7 @@ class Examination:
             "broken_today": [_told(failure) for failure in self._broken],
             "breaks": self._breaks,
             "unclear": self._unclear,
+            "unsearched": self._unsearched,
             "newer": newer,
             "cannot_be_taken": self._index.cannot_be_taken(newest),
             "too_young": self._index.too_young(newest),
@@ -69,18 +75,30 @@ class Examination:
         for _ in range(ROUNDS):
             with self._step("with the newest releases" + f" but {', '.join(held)}" * bool(held)):
                 failed = self._failed(newest)
-            sure = next((one for one in failed if self._is_theirs(newest, one)), None)
-            found = self._culprits(newest, sure) if sure else []
-            if not sure or not found:
+            found = self._first_culprits(newest, failed)
+            if not found:
                 return
-            self._breaks.append(self._break(newest, found, sure, len(failed)))
             held += found
             try:
                 newest = self._index.newest(held)
             except RuntimeError as error:
                 why = f"nothing goes together without the newest {', '.join(held)}: {error}"
-                self._unclear.append({"test": "what else fails", "error": "", "why": why[-600:]})
+                self._unsearched.append(why[-600:])
                 return
+        self._unsearched.append(f"{ROUNDS} rounds have found {', '.join(held)}, and no more follow")
+
+    def _first_culprits(self, newest: Releases, failed: Sequence[Failure]) -> list[str]:
+        """Of the first failure that has some. One that comes again without any is a break too."""
+        for failure in failed:
+            if not self._is_theirs(newest, failure):
+                continue
+            found = self._culprits(newest, failure)
+            tests = len(failed) if found else 1
+            self._breaks.append(self._break(newest, found, failure, tests))
+            if found:
+                return found
+            self._unexplained.append(failure)
+        return []
 
     def _is_theirs(self, newest: Releases, failure: Failure) -> bool:
         """Whether it fails again, and not with today's: on a busy machine, others fail too."""
@@ -93,9 +111,11 @@ class Examination:
         return sure
 
     def _failed(self, releases: Releases) -> list[Failure]:
-        """What fails, without what fails today too: no release is to be judged by that."""
+        """What fails, without what fails today too: no release is to be judged by that; and
+        without what no release explains."""
         known = {failure.test for failure in self._broken}
-        return [found for found in self._bench.run(releases) if found.test not in known]
+        new = [found for found in self._bench.run(releases) if found.test not in known]
+        return [f for f in new if not any(f.like(other) for other in self._unexplained)]
 
     def _break(self, newest: Releases, found: list[str], failure: Failure, tests: int) -> Report:
         newer = changes(self._index.today, newest)
@@ -109,9 +129,6 @@ class Examination:
 
         changed = [name for name in changes(self._index.today, newest) if name in newest]
         found = culprits(suspects(changed, self._index.subject, failure), fails)
-        if not found:
-            why = "no mixture of today's and the newest releases makes it fail"
-            self._unclear.append(_told(failure) | {"why": why})
         return self._narrower(found[0], changed, fails) if len(found) == 1 else found
 
     def _narrower(

@@ -15,7 +15,7 @@ SINGLY = 3
 
 def culprits(suspects: Sequence[str], fails: Fails) -> list[str]:
     """The least set that makes it fail, of those that do with all `suspects`, which come with the
-    most suspicious first. [] when it does not fail with all of them."""
+    most suspicious first. [] when it does not fail with all of them, or not each time."""
     for name in suspects[:SINGLY]:
         if fails([name]):
             return [name]
@@ -23,7 +23,10 @@ def culprits(suspects: Sequence[str], fails: Fails) -> list[str]:
         return []
     found: list[str] = []
     while not found or not fails(found):
-        found.append(_last_needed(suspects, found, fails))
+        name = _last_needed(suspects, found, fails)
+        if name in found:
+            return []
+        found.append(name)
     return found
 
 

@@ -41,7 +41,11 @@ def main() -> int:
     print("\n".join(line for name in reports for line in lines(name, reports[name])))
     if not options.names:
         _keep(reports)
-    return int(any(report["breaks"] or report["broken_today"] for report in reports.values()))
+    return int(any(red(report) for report in reports.values()))
+
+
+def red(report: Report) -> bool:
+    return bool(report["breaks"] or report["broken_today"])
 
 
 def _moment(text: str) -> datetime:
@@ -81,20 +85,29 @@ def _keep(reports: Mapping[str, Report]) -> None:
 
 def lines(name: str, report: Report) -> Iterator[str]:
     """A subject's part of the table."""
-    judged = "BREAKS" if report["breaks"] or report["broken_today"] else "green"
+    judged = "BREAKS" if red(report) else "green"
     yield f"{name:20} {judged}, {len(report['newer'])} newer releases, {report['seconds']} s"
     for failure in report["broken_today"]:
         yield f"  broken today, not by a release: {failure['test']}: {failure['error']}"
+    if report["broken_today"]:
+        yield "    each failed twice; a test with a limit of time does so on a busy machine too"
     for found in report["breaks"]:
-        releases = " with ".join(f"{n} {r}" for n, r in found["releases"].items())
-        yield f"  {releases} breaks {found['test']}: {found['error']}"
+        yield f"  {_culprit(found['releases'])} {found['test']}: {found['error']}"
         if found["failing_tests"] > 1:
             yield f"    and {found['failing_tests'] - 1} more tests"
     for found in report["unclear"]:
         yield f"  unclear: {found['test']}: {found['error']}: {found['why']}"
+    for why in report["unsearched"]:
+        yield f"  not searched for what else breaks: {why}"
     for kind in ("cannot_be_taken", "too_young"):
         for package, what in report[kind].items():
             yield f"  {kind.replace('_', ' ')}: {package} {what}"
+
+
+def _culprit(releases: Mapping[str, str]) -> str:
+    if not releases:
+        return "culprit unknown, all newest together break, and no mixture with today's:"
+    return " with ".join(f"{name} {release}" for name, release in releases.items()) + " breaks"
 
 
 if __name__ == "__main__":

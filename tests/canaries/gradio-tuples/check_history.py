@@ -10,7 +10,7 @@ def answer(message: str, history: list[list[str]]) -> str:
 
 def test_an_answer_knows_what_was_asked_before() -> None:
     talk = gradio.ChatInterface(answer, api_name="chat")
-    talk.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    talk.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, show_error=True)
     try:
         client = Client(talk.local_url, verbose=False)
         assert client.predict("one", api_name="/chat") == "You said one."
