@@ -17,14 +17,15 @@ What a template's figures are:
     install_mb    their files without bytecode, 10^6 bytes; bytecode_mb is the bytecode
     health_cpu_s, page_cpu_s   CPU seconds of the process until /health answers 200 and until /
                   is the page, with the bytecode compiled before and nothing configured
-    rest_mib      resident memory of the app's process 5 s after that, or once it is idle
-    loaded_mib    the same after 1,000 documents of about 3,000 characters, where it holds some,
-                  and 100 answers through the double of its gateway or engine; a crew's answer is
-                  a whole run of four tasks
+    rest_mib      resident memory of the app's process 5 s after that, and once it is idle
+    loaded_mib    the same right after 1,000 documents of about 3,800 characters, where it holds
+                  some, and 100 answers through the double of its gateway or engine; a crew's
+                  answer is a whole run of four tasks
+    floor_…       the same of bare_page.py: a page of one field, and the template's main libraries
     image_mb      the image with its base, unpacked, 10^6 bytes; null for tkt-vllm-gradio, whose
                   image of 8 GB is not built here; above_base_mb is without the base
 
-render_s and what begins with a process are medians of 5. An app has no child processes but the
+Medians of 5, loaded_mib of one run. An app has no child processes but the
 engine of tkt-vllm-gradio, which is not counted, and neither is that engine's environment: 8 GB of
 vLLM with CUDA, of which engine_packages says how many distributions it pins. Apps run on this
 machine's Python, the image on 3.12.
@@ -75,6 +76,8 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.parts) - set(known):
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(known)}")
+    if given.before and set(given.parts) - {"apps"}:
+        parser.error("--before goes with the part apps alone: the others measure what lies here")
     last = kept(NAME)
     for part in given.parts or (["apps"] if given.before else quick):
         began = time.monotonic()
@@ -160,7 +163,8 @@ def overhead(_: argparse.Namespace) -> Iterator[Figures]:
 
 
 def updates(_: argparse.Namespace) -> Iterator[Figures]:
-    """Owners' edits that an update to what lies here loses without a word."""
+    """Owners' edits that are lost without a word, in updates to what lies here and to a version
+    that changes the same places."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "updates.json"
         command = [sys.executable, "-m", "tests.updating", "--json", str(file)]

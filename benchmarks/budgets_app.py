@@ -1,6 +1,7 @@
 """What one template costs: to render, to install, to start, at rest, and after work."""
 
 import resource
+import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ from tests.updating import as_it_lies, at_commit
 Figures = dict[str, Any]
 TIMES = 5
 REST_S, IDLE_S = 5, 2
+FLOOR = ("health_cpu_s", "page_cpu_s", "rest_mib")
+NEEDS = {
+    "tkt-rag-agent": "langchain_core.runnables qdrant_edge qdrant_client",
+    "tkt-crewai-agent": "crewai qdrant_edge qdrant_client",
+}
+"""What the bare app imports too."""
 
 
 def measured(template: str, commit: str, scratch: Path) -> Figures:
@@ -27,6 +34,8 @@ def measured(template: str, commit: str, scratch: Path) -> Figures:
     figures, app = rendered(repository, scratch)
     figures |= installed(app)
     figures |= started(template, app, app / ".venv/bin")
+    if not commit:
+        figures |= floor(template, app, scratch / "bare")
     print(f"  {template}: {figures}", flush=True)
     return figures | worked(template, app, scratch / "data")
 
@@ -60,13 +69,15 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def installed(app: Path, compiled: bool = True) -> Figures:
+def installed(app: Path) -> Figures:
     """What the image's packages are, in `.venv` of the app's folder."""
     venv = app / ".venv"
-    install_as_the_image(app, venv, compiled)
-    figures = {"packages": packages(venv), "install_mb": round(megabytes(venv, False), 1)}
-    if compiled:
-        figures["bytecode_mb"] = round(megabytes(venv, True), 1)
+    install_as_the_image(app, venv)
+    figures = {
+        "packages": packages(venv),
+        "install_mb": round(megabytes(venv, bytecode=False), 1),
+        "bytecode_mb": round(megabytes(venv, bytecode=True), 1),
+    }
     if (engine := app / "requirements-engine.txt").exists():
         pins = [line for line in engine.read_text().splitlines() if line[:1].isalnum()]
         figures["engine_packages"] = len(pins)
@@ -91,6 +102,15 @@ def started(template: str, app: Path, programs: Path, times: int = TIMES) -> Fig
     }
 
 
+def floor(template: str, app: Path, bare: Path) -> Figures:
+    """The same starts of the least that has a page, with the packages of the app."""
+    bare.mkdir()
+    shutil.copy(app / "Containerfile", bare)
+    shutil.copy(Path(__file__).parent / "bare_page.py", bare / "app.py")
+    seen = started(template, bare, app / ".venv/bin")
+    return {f"floor_{name}": seen[name] for name in FLOOR}
+
+
 def _start(template: str, app: Path, programs: Path) -> tuple[float, float, float]:
     with _running(template, app, programs) as process:
         wait_for(f"{process.url}/health", lambda r: r.status_code == 200)
@@ -107,7 +127,7 @@ def _at_rest(process: Process) -> float:
     for _ in range(30):
         before = process.cpu_s()
         time.sleep(IDLE_S)
-        if process.cpu_s() - before < 0.03:  # one that waits for a busy machine gets more
+        if process.cpu_s() - before < 0.2:  # the page alone takes 0.1, and a busy machine more
             break
     return process.rss_mib()
 
@@ -115,11 +135,11 @@ def _at_rest(process: Process) -> float:
 @contextmanager
 def _running(template: str, app: Path, programs: Path) -> Iterator[Process]:
     """With nothing configured; the model server's engine is a program that says nothing."""
-    env: dict[str, object] = {"DATA_DIR": app / "empty"}
+    env: dict[str, object] = {"DATA_DIR": app / "empty", "NEEDS": NEEDS.get(template, "")}
     if template == "tkt-vllm-gradio":
         (app / "none").mkdir(exist_ok=True)
         (app / "none" / "config.json").write_text("{}")
-        env = {"ENGINE": "vllm", "ENGINE_COMMAND": "sh -c 'sleep 600'", "MODEL_ID": app / "none"}
+        env |= {"ENGINE": "vllm", "ENGINE_COMMAND": "sh -c 'sleep 600'", "MODEL_ID": app / "none"}
     with running(app, free_port(), programs, **env) as process:
         yield process
 

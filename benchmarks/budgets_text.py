@@ -7,7 +7,7 @@ WORDS = 5000
 
 
 def document(n: int, paragraphs: int) -> str:
-    """The n-th document; a paragraph has about 400 characters."""
+    """The n-th document; a paragraph has about 540 characters."""
     return "\n\n".join(_paragraph(n * paragraphs + part) for part in range(paragraphs))
 
 

@@ -23,7 +23,7 @@ from tests.serving import ENGINE, model_folder
 ANSWERS = 100
 DOCUMENTS = 1000
 PARAGRAPHS = 7
-"""Of a document: about 3,000 characters, a few passages."""
+"""Of a document: about 3,800 characters, a few passages."""
 AT_ONCE = 100
 """Documents in an upload."""
 FREE = {"REQUESTS_PER_MINUTE": 0, "CONCURRENT_RUNS": 0, "UPLOAD_MB_PER_HOUR": 0}

@@ -34,16 +34,15 @@ def install(template: str, folder: Path) -> Path:
     return app
 
 
-def install_as_the_image(app: Path, venv: Path, compiled: bool = True) -> None:
+def install_as_the_image(app: Path, venv: Path) -> None:
     """What the stage `packages` of the app's Dockerfile does, with this Python and uv for pip.
 
-    RuntimeError when a command fails. Without `compiled` no bytecode is made, for who only counts.
+    RuntimeError when a command fails.
     """
     dockerfile = (app / "Dockerfile").read_text()
     for command in commands(dockerfile, "packages"):
-        call(["sh", "-ec", here(command, app, venv, compiled)], env=clean_environment())
-    if compiled:
-        call([venv / "bin/python", "-m", "compileall", "-q", "agent", *app.glob("*.py")], app)
+        call(["sh", "-ec", here(command, app, venv)], env=clean_environment())
+    call([venv / "bin/python", "-m", "compileall", "-q", "agent", *app.glob("*.py")], app)
 
 
 def commands(dockerfile: str, stage: str) -> list[str]:
@@ -56,7 +55,7 @@ def commands(dockerfile: str, stage: str) -> list[str]:
     return re.findall(r"^RUN (.+)$", found[1], re.M)
 
 
-def here(command: str, app: Path, venv: Path, compiled: bool) -> str:
+def here(command: str, app: Path, venv: Path) -> str:
     """The command with the paths of this machine, and uv, which keeps what it has fetched."""
     python, uv = f"{venv}/bin/python", f"{sys.executable} -m uv"
     words = {
@@ -67,8 +66,6 @@ def here(command: str, app: Path, venv: Path, compiled: bool) -> str:
         r"(?<=\s)/venv\b": str(venv),
         r"/python3\.\d+/": f"/python3.{sys.version_info.minor}/",
     }
-    if not compiled:
-        words[r"\s-m compileall\b"] = " -c pass"
     for pattern, here in words.items():
         command = re.sub(pattern, lambda _, here=here: here, command)
     return command

@@ -27,7 +27,9 @@ _compiled: dict[Any, Any] = {}
 def _compile_once(self: Environment, source: Any, *options: Any, **more: Any) -> Any:
     """Copier compiles each file, and each file's name again for each of the files, in every
     rendering: most of its time."""
-    what = (type(self), *self.extensions, source, *options, *more.items())
+    marks = (self.block_start_string, self.variable_start_string, self.comment_start_string)
+    kept = (self.trim_blocks, self.lstrip_blocks, self.keep_trailing_newline)
+    what = (type(self), *self.extensions, *marks, *kept, source, *options, *more.items())
     if what not in _compiled:
         _compiled[what] = _compile(self, source, *options, **more)
     return _compiled[what]
