@@ -1,7 +1,7 @@
 """The least that has a page, in the place of a template's app.py: the floor of what a start costs.
 
-The port first, then the page, as the templates do it; NEEDS names what a template cannot do its
-work without.
+The port first, then the page, then what the work needs, as the templates do it: NEEDS names what a
+template cannot do its work without.
 """
 
 import importlib
@@ -23,10 +23,10 @@ def create_app() -> FastAPI:
 
 
 def _open(app: FastAPI) -> None:
-    for name in os.environ["NEEDS"].split():
-        importlib.import_module(name)
     import gradio
 
     with gradio.Blocks() as page:
         gradio.Textbox(label="Your question")
     gradio.mount_gradio_app(app, page, "/")
+    for name in os.environ["NEEDS"].split():
+        importlib.import_module(name)
