@@ -11,6 +11,7 @@ import pytest
 from tests.rendering import COPIERS, ROOT, TEMPLATES, call, commit_all, copier, files
 from tests.updating import (
     OWN,
+    PLATFORM,
     WHOLE,
     Source,
     Tree,
@@ -33,20 +34,7 @@ OLDER = {
     "author_name": "Thinkube User",
     "author_email": "user@example.org",
 }
-NEWER = {
-    "project_name": "demo-app",
-    "domain_name": "example.org",
-    "admin_username": "tkadmin",
-    "namespace": "demo-app",
-    "k8s_namespace": "demo-app",
-    "container_registry": "registry.example.org",
-    "registry_subdomain": "registry",
-    "project_description": "",
-    "author_name": "Thinkube User",
-    "author_email": "user@example.org",
-    "deployment_id": "7f3a",
-    "overwrite_existing": "True",
-}
+NEWER = PLATFORM
 
 
 @pytest.fixture(params=TEMPLATES)

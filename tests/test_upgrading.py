@@ -11,11 +11,15 @@ import pytest
 
 from tests.rendering import ROOT, TEMPLATES
 from tests.updating import Tree, as_it_lies, at_commit, commands, kept, tree
-from tools.releases import released
-from tools.surface import changes, read
+from tools.releases import numbers, released
+from tools.surface import CHANGED, changes, read
 
-BREAKS = {"removed": {"removed", "renamed"}, "retyped": {"retyped"}, "default": {"default"}}
+BREAKS = {"removed": {"removed", "renamed", "left out"}} | {
+    kind: {kind} for kind in CHANGED.values()
+}
 """What changes.json may call a difference of each kind."""
+SAID = {word: f"given another {word}" for word in ("default", "validator", "command")}
+SAID["choices"] = "given other choices"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def listed(folder: Path, since: str) -> dict[str, str]:
     return {
         one["what"]: one["change"]
         for version, entries in record.items()
-        if _parts(version) > _parts(since)
+        if numbers(version) > numbers(since)
         for one in entries
     }
 
@@ -51,7 +55,7 @@ def unlisted(old: Path, new: Path, since: str) -> list[str]:
     found, told = changes(read(old), read(new)), listed(new, since)
     page = f"{new.name}/changes.json"
     missing = [
-        f"{name} is {kind if kind != 'default' else 'given another default'} since {since}: "
+        f"{name} is {SAID.get(kind, kind)} since {since}: "
         f"list it in {page} and say in UPGRADING.md what to do."
         for name, kind in found.items()
         if told.get(name) not in BREAKS[kind]
@@ -62,10 +66,6 @@ def unlisted(old: Path, new: Path, since: str) -> list[str]:
         if name not in found
     ]
     return missing + extra
-
-
-def _parts(version: str) -> list[int]:
-    return [int(part) for part in version.split(".")]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -170,20 +170,29 @@ def test_a_break_that_is_not_listed_fails_with_a_sentence_that_names_it(tmp_path
     swap(app / "api.py", '@router.post("/search")', '@router.post("/find")')
     swap(app / "mcp_tools.py", "async def list_documents(", "async def all_documents(")
     (app / "agent" / "golden.py").unlink()
-    said = "\n".join(unlisted(old, new, "0.1.0"))
+    swap(app / "requirements.txt", "\npypdfium2==", "\npypdfium3==")
+    swap(app / "Dockerfile.jinja", " --no-deps", "")
+    swap(new / "copier.yml", "domain_name | length > 190", "domain_name | length > 90")
+    registry = '  default: "registry.{{ domain_name }}"\n'
+    swap(new / "copier.yml", registry, f"{registry}  choices: [a]\n")
+    said = "\n".join(unlisted(old, new, "99.0.0"))
     for sentence in (
-        "setting PASSAGES is removed since 0.1.0: list it in tkt-rag-agent/changes.json",
-        "setting ANSWER_TOKENS is given another default since 0.1.0",
-        "setting MAX_UPLOAD_MB is retyped since 0.1.0",
+        "setting PASSAGES is removed since 99.0.0: list it in tkt-rag-agent/changes.json",
+        "setting ANSWER_TOKENS is given another default since 99.0.0",
+        "setting MAX_UPLOAD_MB is retyped since 99.0.0",
         "route POST /api/search is removed",
         "tool list_documents is removed",
         "command agent.golden is removed",
+        "package pypdfium2 is removed",
+        "install requirements.txt is given another command",
+        "question domain_name is given another validator",
+        "question container_registry is given other choices",
     ):
         assert sentence in said
     entry = {"what": "setting PORT", "change": "removed", "do": "Nothing."}
-    (new / "changes.json").write_text(json.dumps({"0.2.0": [entry]}))
+    (new / "changes.json").write_text(json.dumps({"99.1.0": [entry]}))
     assert "lists setting PORT as removed, which it is not" in "\n".join(
-        unlisted(old, new, "0.1.0")
+        unlisted(old, new, "99.0.0")
     )
 
 

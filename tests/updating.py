@@ -3,14 +3,19 @@
     python -m tests.updating                 # from each released version to what lies here
     python -m tests.updating --json FILE     # and the figures
 
-An edit survives, or Copier marks a conflict, or the check of UPGRADING.md names its file. Anything
-else is lost silently, and `lost` counts it.
+An edit survives, or Copier marks a conflict in its place, or it drops the edit silently. These
+figures count what it drops: in every template, from every release, on every road, both to what lies
+here and to a hostile version, which changes what the owner changed.
+
+`update_named`   edits in a file that the check of UPGRADING.md names; AT_MOST limits each row
+`update_losses`  files with edits that it does not name; there may be none
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -39,6 +44,7 @@ PLATFORM = {
     "namespace": APP,
     "k8s_namespace": APP,
     "container_registry": "registry.example.org",
+    "registry_subdomain": "registry",
     "project_description": "",
     "author_name": "Thinkube User",
     "author_email": "user@example.org",
@@ -149,11 +155,22 @@ def commands(template: str, heading: str) -> list[str]:
 def named(app: Path, template: str) -> set[str]:
     """What the check prints."""
     [check] = commands(template, "Check it")
-    script = f"set -eu\nPATH={Path(sys.executable).parent}:$PATH\n{check}"
-    done = subprocess.run(["sh", "-c", script], cwd=app, capture_output=True, text=True)
+    done = follow(check, app)
     if done.returncode:
         raise RuntimeError(f"The check of {template}/UPGRADING.md failed: {done.stderr}")
     return set(done.stdout.splitlines())
+
+
+def follow(script: str, app: Path, shell: str = "sh") -> subprocess.CompletedProcess[str]:
+    """What a person sees who pastes the commands into a shell: it goes on after a failure."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [shell, "-c", script],
+        cwd=app,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
 
 
 def marked(app: Path) -> set[str]:
@@ -171,41 +188,59 @@ def losses(base: Tree, mine: Tree, after: Tree, newer: Tree, conflicts: set[str]
     found = {}
     for path in sorted({*base, *mine} - {ANSWERS}):
         was, own, now = base.get(path), mine.get(path), after.get(path)
-        if was == own:
+        if was == own or own == now:
             continue
-        reason = _lost(was, own, now, newer.get(path), path in conflicts)
+        if was is None or own is None or now is None:
+            reason = _replaced(own, now, path in conflicts)
+        else:
+            reason = _lost(was, own, now, newer.get(path) or was, path in conflicts)
         if reason:
             found[path] = reason
     return found
 
 
-_Entry = tuple[str, bytes] | None
+_Entry = tuple[str, bytes]
+
+
+def _replaced(own: _Entry | None, now: _Entry | None, conflict: bool) -> str:
+    """Why a file is lost that can't be merged; "" when it is not."""
+    if own is None:
+        return "" if conflict else "a removed file came back"
+    if now is None:
+        return "a file with edits is gone"
+    gone = _lines(own[1]) - _lines(now[1])
+    return "own content was replaced" if gone or not conflict else ""
 
 
 def _lost(was: _Entry, own: _Entry, now: _Entry, new: _Entry, conflict: bool) -> str:
     """Why the owner's edit of one file is lost; "" when it is not."""
-    if own is None:
-        return "a removed file came back" if now is not None and not conflict else ""
-    if now is None:
-        return "a file with edits is gone"
-    if was is None or "link" in (was[0], own[0], now[0]) or b"\0" in own[1]:
-        whole = own[1] == now[1] and own[0] == now[0]
-        both = conflict and not _lines(own) - _lines(now)
-        return "" if whole or both else "own content was replaced"
+    texts = [one[1] for one in (was, own, new)]
+    if "link" in (was[0], own[0], now[0]) or any(b"\0" in text for text in texts):
+        return _replaced(own, now, conflict)
     if own[0] != was[0] and now[0] != own[0]:
         return "its mode came back"
-    added = _lines(own) - _lines(was)
-    if missing := added - _lines(now):
-        return f"{missing.total()} added lines are gone, such as {next(iter(missing))!r}"
-    template = _lines(new) - _lines(was)
-    back = (_lines(was) - _lines(own)) & (_lines(now) - _lines(own) - template)
-    if back and not conflict:
-        return f"{back.total()} removed lines came back, such as {next(iter(back))!r}"
-    return ""
+    wanted, marks = merged(*texts)
+    if now[1] == own[1] or (now[1] == wanted and (conflict or not marks)):
+        return ""
+    lacks, more = _lines(wanted) - _lines(now[1]), _lines(now[1]) - _lines(wanted)
+    return f"a merge gives another file: {lacks.total()} lines are missing, {more.total()} too many"
 
 
-def _lines(entry: _Entry) -> Counter[bytes]:
-    return Counter(entry[1].split(b"\n") if entry else [])
+def _lines(text: bytes) -> Counter[bytes]:
+    return Counter(text.split(b"\n"))
+
+
+def merged(was: bytes, own: bytes, new: bytes) -> tuple[bytes, bool]:
+    """Git's merge of two changes of a text, with Copier's marks, and whether there are any."""
+    with TemporaryDirectory() as folder:
+        for name, text in (("own", own), ("was", was), ("new", new)):
+            (Path(folder) / name).write_bytes(text)
+        labels = ["-L", "before updating", "-L", "last update", "-L", "after updating"]
+        ask = ["git", "merge-file", "--stdout", *labels, "own", "was", "new"]
+        done = subprocess.run(ask, cwd=folder, capture_output=True)
+    if done.returncode > 127:
+        raise RuntimeError(f"git cannot merge: {done.stderr.decode()}")
+    return done.stdout, done.returncode > 0
 
 
 def change_line(path: Path, pattern: str, new: str, before: str = "") -> None:
@@ -304,6 +339,8 @@ def _source(folder: Path, path: str) -> Path:
 
 
 FATES = ["survived", "conflicted", "named", "lost"]
+AT_MOST = {HERE: 1, HOSTILE: 4}
+"""Edits of a row that only the check names; where only the owner changed a file, Latin-1 alone."""
 
 
 @dataclass(frozen=True)
@@ -395,11 +432,14 @@ def main() -> int:
     rows = all_rows()
     update_losses = sum(len(one.lost) for one in rows)
     print(table(rows))
-    print(f"Edits lost without a word: {update_losses}")
+    update_named = sum(one.fates.get("named", 0) for one in rows)
+    print(f"Edits that Copier drops silently and the check names: {update_named}")
+    print(f"Files with edits that neither names: {update_losses}")
     if file:
-        figures = {"update_losses": update_losses, "rows": [asdict(one) for one in rows]}
-        file.write_text(json.dumps(figures, indent=2) + "\n")
-    return 1 if update_losses else 0
+        found = {"update_losses": update_losses, "update_named": update_named}
+        file.write_text(json.dumps({**found, "rows": [asdict(r) for r in rows]}, indent=2) + "\n")
+    many = any(one.fates.get("named", 0) > AT_MOST[one.to] for one in rows)
+    return 1 if update_losses or many else 0
 
 
 if __name__ == "__main__":

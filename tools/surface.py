@@ -3,7 +3,8 @@
     python tools/surface.py tkt-rag-agent              # all of it
     python tools/surface.py ../older/tkt-rag-agent tkt-rag-agent    # what the second no longer has
 
-Settings, routes, tools over MCP, commands, questions and the manifest's secrets.
+Settings, routes, tools over MCP, commands, questions, the manifest's secrets, the packages of the
+image and how it installs them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,22 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 Surface = dict[str, dict[str, str]]
-"""By "setting CHAT_MODEL", "route GET /ready" and so on; its `type` and `default`, if any."""
+"""By "setting CHAT_MODEL", "route GET /ready" and so on; what CHANGED names of it, if any."""
+CHANGED = {
+    "type": "retyped",
+    "choices": "choices",
+    "validator": "validator",
+    "command": "command",
+    "default": "default",
+}
+"""What a change of each is called; the first that differs counts."""
 VERBS = {"get", "post", "put", "patch", "delete"}
 
 
@@ -35,22 +45,31 @@ def read(folder: Path) -> Surface:
             found[f"command agent.{path.stem}"] = {}
     for name, question in asked.items():
         if not name.startswith("_"):
-            found[f"question {name}"] = {k: str(question[k]) for k in ("type", "default")}
-    return found | {f"secret {secret['name']}": {} for secret in manifest["secrets"]}
+            found[f"question {name}"] = {k: str(question[k]) for k in CHANGED if k in question}
+    found |= {f"secret {secret['name']}": {} for secret in manifest["secrets"]}
+    return found | _packages(app)
 
 
 def changes(old: Surface, new: Surface) -> dict[str, str]:
-    """What `new` breaks, by name: "removed", "retyped" or "default"."""
+    """What `new` breaks, by name: "removed" or a word of CHANGED."""
     found = {}
     for name, was in old.items():
         now = new.get(name)
+        differ = [k for k in CHANGED if now is not None and was.get(k) != now.get(k)]
         if now is None:
             found[name] = "removed"
-        elif was.get("type") != now.get("type"):
-            found[name] = "retyped"
-        elif was.get("default") != now.get("default"):
-            found[name] = "default"
+        elif differ:
+            found[name] = CHANGED[differ[0]]
     return found
+
+
+def _packages(app: Path) -> Surface:
+    """What requirements.txt pins, and the options of pip with which the Dockerfile installs it."""
+    names = re.findall(r"^([\w.-]+)==", (app / "requirements.txt").read_text(), re.MULTILINE)
+    docker = (app / "Dockerfile.jinja").read_text()
+    [options] = re.findall(r"pip install (.*)-r /requirements\.txt", docker)
+    packages: Surface = {f"package {name}": {} for name in names}
+    return packages | {"install requirements.txt": {"command": f"pip install {options.strip()}"}}
 
 
 def _settings(module: ast.Module) -> Iterator[tuple[str, dict[str, str]]]:
