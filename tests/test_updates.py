@@ -104,6 +104,21 @@ def test_the_same_answers_give_the_same_bytes(template: str, tmp_path: Path) -> 
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
 
 
+@pytest.mark.parametrize("gone", ["tests/test_split.py", "golden.jsonl"])
+def test_kept_files_stay_also_where_the_owner_deleted_a_file(gone: str, tmp_path: Path) -> None:
+    """Copier looks at what is kept before it knows the answers, and then alone."""
+    source = _released(RAG, "0.1.0", "published", tmp_path)
+    app = source.render(tmp_path / "app")
+    (app / APP / gone).unlink()
+    own = {name for name in kept(RAG) if (app / name).exists()}
+    for name in own:
+        (app / name).write_bytes(b"mine\n")
+    commit_all(app)
+    source.release(next_version(RAG, HOSTILE, tmp_path / "new"), "99.0.0")
+    update(app)
+    assert {name: (app / name).read_bytes() for name in own} == dict.fromkeys(own, b"mine\n")
+
+
 def test_an_update_refuses_to_begin_with_uncommitted_edits(tmp_path: Path) -> None:
     source = _released(RAG, "0.1.0", "published", tmp_path)
     app = source.render(tmp_path / "app")

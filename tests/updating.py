@@ -139,7 +139,7 @@ def update(app: Path, version: str = "newest") -> None:
 def kept(template: str) -> list[str]:
     """The files that an update and a redeploy leave to the owner, as they stand in an app."""
     found = yaml.safe_load((ROOT / template / "copier.yml").read_text())["_skip_if_exists"]
-    return [name.replace("{{ app_name }}", APP) for name in found]
+    return [name.replace("*", APP, 1) for name in found]
 
 
 def commands(template: str, heading: str) -> list[str]:
