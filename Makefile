@@ -64,11 +64,11 @@ check: lint
 
 test: lint
 	$(BIN)/python tools/system_packages.py
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 40 -m "not long"
 
 test-long: .venv/dev
 	$(BIN)/python tools/system_packages.py
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 -m long
 
 publish: .venv/dev
 	@$(if $(filter file,$(origin TEMPLATE)),echo "Say which template: make publish TEMPLATE=name REMOTE=address"; exit 2)

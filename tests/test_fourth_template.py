@@ -40,6 +40,8 @@ from tests.test_doors import call as call_tool
 from tools.docs.pages import Block, Page
 from tools.docs.run import Terminal, clone
 
+pytestmark = pytest.mark.long
+
 FOURTH = "tkt-summary-agent"
 QUICK = ["contract", "answers", "twins", "python_is_python", "roads"]
 SLOW = ["redeploy", "platform_command", *QUICK]
@@ -99,7 +101,6 @@ def test_the_new_template_passes_what_every_template_must(collection: Path) -> N
     passes(collection, QUICK, f"({FOURTH} and not 9.4.1) or {of_all}", at_least=80)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_it_passes_with_the_oldest_copier_too_and_outlives_a_redeploy(collection: Path) -> None:
     passes(collection, SLOW, FOURTH, at_least=130)
@@ -151,13 +152,11 @@ def ready(app: App) -> dict[str, object]:
     return dict(status(app, "/ready") or {"services": {"app": {}}})
 
 
-@pytest.mark.long
 def test_it_needs_no_other_packages_than_the_one_it_was_copied_from(app: Path) -> None:
     asked = ROOT / RAG / "{{app_name}}" / "requirements.txt"
     assert (app / "requirements.txt").read_text() == asked.read_text()
 
 
-@pytest.mark.long
 def test_it_starts_with_nothing_and_shows_the_texts_own_sentences(
     app: Path, tmp_path: Path
 ) -> None:
@@ -171,7 +170,6 @@ def test_it_starts_with_nothing_and_shows_the_texts_own_sentences(
         assert here.refused == []
 
 
-@pytest.mark.long
 def test_every_door_gives_the_models_summary(app: Path, tmp_path: Path) -> None:
     gateway = Gateway(reply="900 pounds, on the first day; dogs, but no cats.")
     with (
@@ -189,7 +187,6 @@ def test_every_door_gives_the_models_summary(app: Path, tmp_path: Path) -> None:
         assert gateway.requests[-1].body["messages"][-1]["content"] == TEXT
 
 
-@pytest.mark.long
 def test_its_own_tests_pass_and_its_types_hold(app: Path, collection: Path) -> None:
     python = bin_folder(RAG) / "python"
     call([python, "-m", "pytest", "-q", "-p", "no:cacheprovider"], app)

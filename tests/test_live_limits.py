@@ -20,6 +20,8 @@ from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
 from tests.live import KEY, App, ask, load, search, started, wait_for_page, wait_until
 
+pytestmark = pytest.mark.long
+
 QUESTION = {"question": "How much is the rent?"}
 LEASE = {"lease.txt": "The rent is 900 pounds a month."}
 LONGEST_S = 12

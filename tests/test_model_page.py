@@ -21,7 +21,7 @@ from tests.serving import Served, adapter_folder, loading, served
 from tests.test_page import HOSTILE, MISSED, Desk, new_page
 from tests.test_page import browser as browser  # the fixture
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, MISSED]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.long, MISSED]
 
 
 class Page(Desk):

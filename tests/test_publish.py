@@ -524,7 +524,14 @@ def test_make_has_no_template_of_its_own_to_publish() -> None:
 
 
 def make(*words: str, template: str = "TEMPLATE=tkt-none") -> subprocess.CompletedProcess[str]:
-    command = ["make", "--old-file=.venv/dev", "publish", *filter(None, [template]), *words]
+    command = [
+        "make",
+        "--no-print-directory",
+        "--old-file=.venv/dev",
+        "publish",
+        *filter(None, [template]),
+        *words,
+    ]
     free = {name: value for name, value in os.environ.items() if name not in ("TEMPLATE", "PUSH")}
     return subprocess.run(command, cwd=ROOT, env=free, text=True, capture_output=True)
 
