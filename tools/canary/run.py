@@ -39,8 +39,7 @@ def main() -> int:
         chosen = [_subject(name, Path(folder)) for name in options.names or subjects.NAMES]
         reports = _examined(chosen, options.now)
     print("\n".join(line for name in reports for line in lines(name, reports[name])))
-    if not options.names:
-        _keep(reports)
+    _keep({name: report for name, report in reports.items() if name in subjects.NAMES})
     return int(any(red(report) for report in reports.values()))
 
 
@@ -77,10 +76,14 @@ def _examined(chosen: Sequence[Subject], now: datetime) -> dict[str, Report]:
 
 
 def _keep(reports: Mapping[str, Report]) -> None:
+    """Beside what was seen of the others before."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    from results import keep
+    from results import keep, kept
 
-    keep("canary", {"breaks": sum(len(report["breaks"]) for report in reports.values()), **reports})
+    known = {name: report for name, report in kept("canary").items() if name in subjects.NAMES}
+    if reports:
+        known |= reports
+        keep("canary", {"breaks": sum(len(one["breaks"]) for one in known.values()), **known})
 
 
 def lines(name: str, report: Report) -> Iterator[str]:
