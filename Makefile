@@ -117,7 +117,7 @@ corpus: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/budgets.py $(or $(ONLY),$(if $(BEFORE),apps,apps retrieval overhead updates canary)) \
-	  $(if $(IMAGES),images) $(if $(COMMANDS),commands) $(if $(HOUR)$(MINUTES),leak) \
+	  $(if $(IMAGES),images) $(if $(COMMANDS),check test) $(if $(HOUR)$(MINUTES),leak) \
 	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BEFORE),--before $(BEFORE))
 
 budgets: .venv/dev
