@@ -13,7 +13,7 @@ from typing import Any
 
 LIMITS = Path(__file__).resolve().parent / "limits.json"
 LOOP_S = 0.2
-"""CPU seconds of the loop there and then."""
+"""CPU seconds of the loop on a quick machine: a unit, no more."""
 
 CPU = ("render_cpu_s", "health_cpu_s", "page_cpu_s")
 

@@ -299,8 +299,8 @@ By `make bench`, {kept["date"]}, {kept["machine"]}.
 The second of two figures is today's; the first is the same measurement of the templates as they were at
 commit {before.get("commit", "-")}. What each figure is stands in
 [`budgets.py`](../../benchmarks/budgets.py), and what it may be in [`limits.json`](../../benchmarks/limits.json).
-CPU seconds are divided by those of a fixed loop timed in the same minute, and multiplied by what that loop takes
-when nothing else runs. Memory is that of the app's process, without the engine of tkt-vllm-gradio; a crew's
+CPU seconds are divided by those of a fixed loop timed in the same minute, and multiplied by 0.2, which it takes on a
+quick machine; rows that say so are as they were seen. Memory is that of the app's process, without the engine of tkt-vllm-gradio; a crew's
 answer is a run of four tasks. The image of tkt-vllm-gradio, 8 GB of vLLM and CUDA, is not built here.
 
 | | {" | ".join(names)} |
