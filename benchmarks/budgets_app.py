@@ -14,8 +14,7 @@ from rendered import Process, install_as_the_image, megabytes, packages, running
 
 from parts.programs import free_port
 from tests.rendering import call, commit_all, copier
-from tests.test_redeploy import NEWER
-from tests.updating import as_it_lies, at_commit
+from tests.updating import PLATFORM, as_it_lies, at_commit
 
 Figures = dict[str, Any]
 TIMES = 5
@@ -49,7 +48,7 @@ def published(template: str, commit: str, folder: Path) -> Path:
 
 def rendered(repository: Path, scratch: Path, times: int = TIMES) -> tuple[Figures, Path]:
     """Seconds of the platform's own call of Copier, a process each, medians; and the app."""
-    data = [word for name, value in NEWER.items() for word in ("--data", f"{name}={value}")]
+    data = [word for name, value in PLATFORM.items() for word in ("--data", f"{name}={value}")]
     seconds, cpu = [], []
     for n in range(times):
         to = scratch / f"rendered-{n}"
@@ -60,7 +59,7 @@ def rendered(repository: Path, scratch: Path, times: int = TIMES) -> tuple[Figur
     return {
         "render_s": round(statistics.median(seconds), 2),
         "render_cpu_s": round(statistics.median(cpu), 2),
-    }, to / NEWER["project_name"]
+    }, to / PLATFORM["project_name"]
 
 
 def _children_s() -> float:

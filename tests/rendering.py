@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -74,6 +75,17 @@ def render(
         )
     except Exception as error:
         raise RuntimeError(str(error)) from error
+    return to
+
+
+def working_copy(to: Path, *paths: str) -> Path:
+    """Copy `paths` of this repository, or all of it, as it lies here: uncommitted files too, and
+    none that git ignores."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *paths]
+    for name in filter(None, call(listing, ROOT).split("\0")):
+        if (ROOT / name).is_symlink() or (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name, follow_symlinks=False)
     return to
 
 

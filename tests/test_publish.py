@@ -18,7 +18,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.rendering import COPIERS, ROOT, TEMPLATES, call, commit_all, copier, files, render
+from tests.rendering import (
+    COPIERS,
+    ROOT,
+    TEMPLATES,
+    call,
+    commit_all,
+    copier,
+    files,
+    render,
+    working_copy,
+)
 from tests.test_redeploy import NEWER, newer, older
 from tools.publish_catalogue import entry
 from tools.publish_checks import CONTRACT, SECRET, changelog
@@ -39,11 +49,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A collection of one template with nothing released, and tests that cost nothing instead of
     the contract's."""
     folder = tmp_path_factory.mktemp("prepared") / "collection"
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *NEEDED]
-    for name in filter(None, call(listing, ROOT).split("\0")):
-        if (ROOT / name).is_symlink() or (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    working_copy(folder, *NEEDED)
     for name in CONTRACT:
         (folder / f"tests/test_{name}.py").write_text("def test_nothing():\n    pass\n")
     (folder / "releases.json").write_text("{}\n")

@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.rendering import COPIERS, ROOT, TEMPLATES, call, commit_all, files, questions, render
+from tests.rendering import (
+    COPIERS,
+    ROOT,
+    TEMPLATES,
+    call,
+    commit_all,
+    files,
+    questions,
+    render,
+    working_copy,
+)
 
 ANSWERS = ".copier-answers.yml"
 PROJECT = {"project_name": "demo-app", "domain_name": "example.org"}
@@ -24,11 +34,7 @@ OTHER = "tkt-other-agent"
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the collection as it lies here, with a second template of its own question."""
     clone = tmp_path_factory.mktemp("collection") / "collection"
-    tracked = call(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], ROOT)
-    for name in filter(None, tracked.split("\0")):
-        if (ROOT / name).is_symlink() or (ROOT / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, clone / name, follow_symlinks=False)
+    working_copy(clone)
     add_template(clone)
     commit_all(clone)
     return clone

@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ import yaml
 from copier import run_update
 
 from parts.programs import call
-from tests.rendering import ROOT, TEMPLATES, commit_all, copier, render
+from tests.rendering import ROOT, TEMPLATES, commit_all, copier, render, working_copy
 from tools.releases import released
 
 APP = "demo-app"
@@ -86,12 +85,7 @@ def at_commit(commit: str, to: Path) -> Path:
 
 def as_it_lies(to: Path) -> Path:
     """The same as they are in the working tree, uncommitted files too."""
-    ask = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"]
-    for name in filter(None, call([*ask, "copier.yml", *TEMPLATES], ROOT).split("\0")):
-        if (ROOT / name).is_symlink() or (ROOT / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, to / name, follow_symlinks=False)
-    return to
+    return working_copy(to, "copier.yml", *TEMPLATES)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What the templates are made of: `make supply` writes it down, `make audit` asks about it.
 
     tkt-*/sbom.cdx.json           CycloneDX 1.6: what the image's requirements.txt installs
-    tkt-*/sbom-engine.cdx.json    the same of vLLM's environment, without licences: it is 3 GB
+    tkt-*/sbom-engine.cdx.json    the same of vLLM's environment, without licences: it is 8 GB
     docs/reference/licences.md    the licence of each package
 
 The same requirements give the same bytes. Packages are laid out for the image's Python and

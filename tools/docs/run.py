@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from parts.environments import install, make  # noqa: E402
 from parts.programs import STOP_S, answers, call  # noqa: E402
+from tests.rendering import working_copy  # noqa: E402
 from tools.docs.pages import NAME, Block, Page, collection, of_apps, scratch  # noqa: E402
 
 LIMIT_S = 600
@@ -164,12 +164,7 @@ def _run(page: Page, scratch: Path) -> int:
 
 def clone(to: Path, bare: bool) -> Path:
     """The repository as it lies here, committed; with this one's environments unless `bare`."""
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in names.split("\0")[:-1]:
-        if (ROOT / name).is_symlink() or (ROOT / name).exists():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, to / name, follow_symlinks=False)
+    working_copy(to)
     if not bare:
         for venv in ROOT.glob(".venv*"):
             (to / venv.name).symlink_to(venv)
