@@ -40,19 +40,9 @@ def install_as_the_image(app: Path, venv: Path) -> None:
     RuntimeError when a command fails.
     """
     dockerfile = (app / "Dockerfile").read_text()
-    for command in commands(dockerfile, "packages"):
+    for command in apps.commands(dockerfile, "packages"):
         call(["sh", "-ec", here(command, app, venv)], env=clean_environment())
     call([venv / "bin/python", "-m", "compileall", "-q", "agent", *app.glob("*.py")], app)
-
-
-def commands(dockerfile: str, stage: str) -> list[str]:
-    """What follows RUN in a stage, each on one line."""
-    lines = [line for line in dockerfile.splitlines() if not line.startswith("#")]
-    whole = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
-    found = re.search(rf"^FROM .+ AS {stage}$(.+?)(?=^FROM |\Z)", whole, re.M | re.S)
-    if not found:
-        raise RuntimeError(f"The Dockerfile has no stage {stage!r}; see benchmarks/rendered.py.")
-    return re.findall(r"^RUN (.+)$", found[1], re.M)
 
 
 def here(command: str, app: Path, venv: Path) -> str:

@@ -39,8 +39,27 @@ def _requirements(app: Path) -> list[list[Any]]:
 
 
 def programs(app: Path, template: str) -> Path:
-    """`bin` of the environment in which the app runs."""
-    return environment(template.removeprefix("tkt-"), *_requirements(app))
+    """`bin` of the environment in which the app runs: the image's packages, and what a laptop
+    adds."""
+    name, dockerfile = template.removeprefix("tkt-"), (app / "Dockerfile").read_text()
+    return environment(name, *_requirements(app), then=_trimming(dockerfile), compiled=False)
+
+
+def _trimming(dockerfile: str) -> list[str]:
+    """What the image does to its packages once they are installed, also to compile them; shell
+    commands for `environment`."""
+    (installing,) = (line for line in commands(dockerfile, "packages") if "pip install" in line)
+    return [command.replace("/venv/", '"$VENV"/') for command in installing.split(" && ")[1:]]
+
+
+def commands(dockerfile: str, stage: str) -> list[str]:
+    """What follows RUN in a stage, each on one line."""
+    lines = [line for line in dockerfile.splitlines() if not line.startswith("#")]
+    whole = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
+    found = re.search(rf"^FROM .+ AS {stage}$(.+?)(?=^FROM |\Z)", whole, re.M | re.S)
+    if not found:
+        raise RuntimeError(f"The Dockerfile has no stage {stage!r}; see parts/apps.py.")
+    return re.findall(r"^RUN (.+)$", found[1], re.M)
 
 
 @contextmanager

@@ -18,12 +18,15 @@ from parts.programs import call
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def environment(name: str, *wanted: Sequence[Any], compiled: bool = True) -> Path:
+def environment(
+    name: str, *wanted: Sequence[Any], then: Sequence[str] = (), compiled: bool = True
+) -> Path:
     """`bin` of the virtual environment `.venv-NAME`, made anew when what is wanted has changed.
-    Each list is what one call of `pip install` gets. All of it is `compiled` at once, which takes
-    minutes where most is never imported. RuntimeError when it cannot be installed."""
+    Each list is what one call of `pip install` gets; `then` are shell commands that come after,
+    for which $VENV is the environment. All of it is `compiled` at once, which takes minutes where
+    most is never imported. RuntimeError when it cannot be installed."""
     contents = [w.read_text() if isinstance(w, Path) else w for words in wanted for w in words]
-    key = hashlib.sha256(json.dumps([sys.version, *contents]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([sys.version, *contents, *then]).encode()).hexdigest()
     venv = ROOT / f".venv-{name}"
     made_for = venv / "made-for"
     with locked(ROOT):  # another process may be making it
@@ -32,6 +35,8 @@ def environment(name: str, *wanted: Sequence[Any], compiled: bool = True) -> Pat
             make(venv)
             for words in filter(None, wanted):
                 install(venv / "bin" / "python", words, compiled)
+            for command in then:
+                call(["sh", "-ec", command], env=os.environ | {"VENV": str(venv)})
             made_for.write_text(key)
     return venv / "bin"
 

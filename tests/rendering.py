@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from copier import run_copy
 from jinja2 import Environment
@@ -19,6 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = sorted(path.name for path in ROOT.glob("tkt-*") if path.is_dir())
 COPIERS = ["9.4.1", "newest"]
 """The oldest Copier that the platform may have, and the one pinned in requirements-tools.txt."""
+OLDEST_LONG = [pytest.param(COPIERS[0], marks=pytest.mark.long), COPIERS[1]]
+"""Both, of which `make test` takes the newest alone; test_roads.py and test_contract.py take both
+there too."""
 
 
 _compile = Environment.compile

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from parts import apps
 from tests.rendering import ROOT, TEMPLATES
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -105,7 +106,7 @@ def test_the_committed_figures_are_within_the_limits() -> None:
 def test_the_packages_are_installed_as_the_dockerfile_says(template: str, tmp_path: Path) -> None:
     """Word for word but for where they go, and uv in the place of pip."""
     dockerfile = next((ROOT / template / "{{app_name}}").glob("Dockerfile*")).read_text()
-    commands = rendered.commands(dockerfile, "packages")
+    commands = apps.commands(dockerfile, "packages")
     assert any("pip install" in command for command in commands)
     for command in commands:
         here = rendered.here(command, tmp_path / "app", tmp_path / "venv")
@@ -127,9 +128,7 @@ FROM python
 RUN echo another stage
 """
     app, venv = tmp_path / "app", tmp_path / "venv"
-    said = [
-        rendered.here(command, app, venv) for command in rendered.commands(dockerfile, "packages")
-    ]
+    said = [rendered.here(command, app, venv) for command in apps.commands(dockerfile, "packages")]
     python = f"{sys.executable} -m uv"
     assert said == [
         f"{python} venv --quiet --python {sys.executable} {venv}",

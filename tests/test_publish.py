@@ -20,6 +20,7 @@ import yaml
 
 from tests.rendering import (
     COPIERS,
+    OLDEST_LONG,
     ROOT,
     TEMPLATES,
     call,
@@ -145,7 +146,7 @@ def test_a_published_template_has_its_history_its_tag_and_its_manifest_at_the_ro
     assert tags(collection) == [], "a version tag here would be the collection's own"
 
 
-@pytest.mark.parametrize("program", [pytest.param(COPIERS[0], marks=pytest.mark.long), COPIERS[1]])
+@pytest.mark.parametrize("program", OLDEST_LONG)
 def test_the_platforms_two_calls_render_it_like_the_folder(
     program: str, collection: Path, remote: Path, tmp_path: Path
 ) -> None:

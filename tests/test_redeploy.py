@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rendering import COPIERS, ROOT, TEMPLATES, call, commit_all, copier, files
+from tests.rendering import OLDEST_LONG, ROOT, TEMPLATES, call, commit_all, copier, files
 from tests.updating import (
     OWN,
     PLATFORM,
@@ -51,7 +51,7 @@ def published(request, tmp_path) -> Path:
     return repository
 
 
-@pytest.fixture(params=COPIERS)
+@pytest.fixture(params=OLDEST_LONG)
 def program(request) -> str:
     return copier(request.param)
 
