@@ -150,7 +150,8 @@ bench-service: .venv/dev
 
 .venv/tools: requirements-tools.txt | .venv/python
 	@echo "Installing what renders templates ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-tools.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep ^uv= requirements-tools.txt)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-tools.txt
 	@touch $@
 
 .venv/dev: requirements-dev.txt .venv/tools

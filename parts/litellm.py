@@ -72,7 +72,7 @@ def serving(folder: Path, config: Mapping[str, Any], port: int = 0, **env: Any) 
     port = port or free_port()
     file = folder / "litellm.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML too
-    program = environment("litellm", WANTED) / "litellm"
+    program = environment("litellm", WANTED, compiled=False) / "litellm"
     command = [program, "--config", file, "--host", "127.0.0.1", "--port", port]
     given = {
         "PATH": f"{program.parent}:{os.environ['PATH']}",

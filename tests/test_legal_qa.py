@@ -170,6 +170,7 @@ def silent_model(tmp_path_factory: pytest.TempPathFactory, app: Path) -> Iterato
             yield agent, double
 
 
+@pytest.mark.long
 def test_answers_of_a_model_that_is_away_are_not_taken_for_its_own(
     silent_model: Any, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def gateway(served: tuple[App, Gateway]) -> Iterator[Gateway]:
     served[1].fail = None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_its_own_tests_pass_with_its_own_requirements() -> None:
     pytest_of_the_app = [live.bin_folder() / "python", "-m", "pytest", "-q"]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(live.GUARD)}

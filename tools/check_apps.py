@@ -1,6 +1,6 @@
 """The quick tests of each template's app, in the environment of its requirements, side by side.
 
-`make test` runs all of them in a rendered app; here the folder is tested as it lies.
+`make test-long` runs all of them in a rendered app; here the folder is tested as it lies.
 """
 
 import subprocess
