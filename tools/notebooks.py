@@ -52,7 +52,7 @@ NOTEBOOKS = {
 """In this order, as the last one needs what the one before it made; with their environments."""
 KEPT = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 """Variables that a notebook sees of this shell, besides those of the families."""
-FAMILIES = ("LC_", "PIP_", "UV_")
+FAMILIES = ("LC_", "OMP_", "PIP_", "UV_")
 """What such a name begins with."""
 LIMIT_S = 600
 """For one cell."""
