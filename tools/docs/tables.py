@@ -132,6 +132,25 @@ def unverified() -> str:
     return grid(["page", "under", "what it says"], found)
 
 
+def canary() -> str:
+    """What `make canary` saw of each part the last time."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "canary.json").read_text())["figures"]
+    rows = []
+    for part, report in figures.items():
+        broken = [
+            f"`{', '.join(f'{name} {release}' for name, release in found['releases'].items())}`: "
+            f"{found['test'].rpartition('/')[2].replace('::', ', ')}"
+            for found in report["breaks"]
+        ]
+        waiting = [
+            f"{name} {what.partition(':')[0]}" for name, what in report["cannot_be_taken"].items()
+        ]
+        rows.append(
+            [part, str(len(report["newer"])), "; ".join(broken) or "nothing", ", ".join(waiting)]
+        )
+    return grid(["part", "newer releases", "what breaks, and where", "cannot be taken"], rows)
+
+
 def _paragraphs(text: str) -> list[str]:
     """Paragraphs and bullets in one line each, and rows of tables."""
     rows = re.sub(r"\n(?=[|\-*] |\d+\. |#)", "\n\n", text)
@@ -154,7 +173,7 @@ def grid(head: list[str], rows: Cells) -> str:
 
 MADE: dict[str, Callable[..., str]] = {
     made.__name__: made
-    for made in (settings, routes, metrics, commands, manifest, answers, make, unverified)
+    for made in (settings, routes, metrics, commands, manifest, answers, make, unverified, canary)
 }
 
 
