@@ -70,7 +70,9 @@ class _Tools:
         self,
         query: Annotated[str, Field(description="What to look for.")],
         call: Call,
-        passages_wanted: Annotated[int, Field(ge=1, le=50)] = 5,
+        passages_wanted: Annotated[
+            int, Field(ge=1, le=50, description="How many passages at most.")
+        ] = 5,
         documents: Documents = [],  # noqa: B006
     ) -> list[schemas.Passage]:
         """The passages that match best, without an answer."""
