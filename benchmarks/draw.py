@@ -295,7 +295,7 @@ def _costs(kept: dict[str, Any]) -> str:
     return f"""
 ## What each template costs
 
-By `make bench`, {kept["date"]}, {kept["machine"]}.
+By `make bench`, the last part of it on {kept["date"]}, {kept["machine"]}.
 The second of two figures is today's; the first is the same measurement of the templates as they were at
 commit {before.get("commit", "-")}. What each figure is stands in
 [`budgets.py`](../../benchmarks/budgets.py), and what it may be in [`limits.json`](../../benchmarks/limits.json).

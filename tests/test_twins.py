@@ -29,6 +29,7 @@ TWINS = [
     "{{app_name}}/agent/theme.py",
     "{{app_name}}/agent/tokens.py",
     "{{app_name}}/agent/tracing.py",
+    "{{app_name}}/tests/mcp_client.py",
     "{{app_name}}/tests/test_left_out.py",
 ]
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import httpx
 import pytest
 from mcp import ClientSession
-from mcp.client.streamable_http import streamable_http_client
-from starlette.types import Receive, Scope, Send
+from mcp_client import session_with
 from world import TASKS, FakeModel, kept, until
 
 import mcp_tools
@@ -25,24 +22,8 @@ pytestmark = pytest.mark.anyio
 ANA = User("ana", "Ana")
 
 
-@asynccontextmanager
-async def client(services: Services, user: User = ANA) -> AsyncIterator[ClientSession]:
-    """A session with the tools, as `user`, whom the gate would have let in."""
-    manager = build_tools(services)
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["user"] = user
-        await manager.handle_request(scope, receive, send)
-
-    transport = httpx.ASGITransport(app)
-    async with (
-        manager.run(),
-        httpx.AsyncClient(transport=transport, base_url="http://app.test") as http,
-        streamable_http_client("http://app.test/mcp", http_client=http) as (reading, writing, _),
-        ClientSession(reading, writing) as session,
-    ):
-        await session.initialize()
-        yield session
+def client(services: Services, user: User = ANA) -> AbstractAsyncContextManager[ClientSession]:
+    return session_with(build_tools(services), user)
 
 
 async def called(session: ClientSession, tool: str, **arguments: Any) -> dict[str, Any]:

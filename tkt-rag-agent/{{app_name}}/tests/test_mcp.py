@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
-import httpx
 import pytest
 from mcp import ClientSession
-from mcp.client.streamable_http import streamable_http_client
-from starlette.types import Receive, Scope, Send
+from mcp_client import session_with
+from world import LEASE, take_in
 
 from agent.access import User
 from agent.services import Services
@@ -18,24 +17,8 @@ from mcp_tools import build_tools
 pytestmark = pytest.mark.anyio
 
 
-@asynccontextmanager
-async def client(services: Services) -> AsyncIterator[ClientSession]:
-    """A session with the tools, as somebody whom the gate would have let in."""
-    manager = build_tools(services)
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["user"] = User("ana", "Ana")
-        await manager.handle_request(scope, receive, send)
-
-    transport = httpx.ASGITransport(app)
-    async with (
-        manager.run(),
-        httpx.AsyncClient(transport=transport, base_url="http://app.test") as http,
-        streamable_http_client("http://app.test/mcp", http_client=http) as (reading, writing, _),
-        ClientSession(reading, writing) as session,
-    ):
-        await session.initialize()
-        yield session
+def client(services: Services) -> AbstractAsyncContextManager[ClientSession]:
+    return session_with(build_tools(services), User("ana", "Ana"))
 
 
 async def test_the_tools_say_what_they_do_and_what_they_want(services: Services) -> None:
@@ -50,10 +33,15 @@ async def test_the_tools_say_what_they_do_and_what_they_want(services: Services)
             assert field["description"]
 
 
-async def test_documents_are_listed_and_an_empty_question_is_refused(services: Services) -> None:
+async def test_documents_are_listed_and_an_empty_question_is_refused(
+    services: Services, tmp_path: Path
+) -> None:
+    await take_in(services, tmp_path / "in", lease=LEASE)
     async with client(services) as session:
         listed = await session.call_tool("list_documents", {})
         assert not listed.isError
+        documents = (listed.structuredContent or {})["result"]
+        assert [entry["document"] for entry in documents] == ["lease.md"]
         refused = await session.call_tool("ask", {"question": " "})
         assert refused.isError
         assert "The question is empty." in getattr(refused.content[0], "text", "")
