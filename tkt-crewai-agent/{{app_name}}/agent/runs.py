@@ -24,6 +24,8 @@ ABANDONED_S = 30
 """Long enough for a phone that changes networks, short enough not to pay for an unread answer."""
 KEPT_S = 900
 """How long the events of an ended run can still be read."""
+KEPT = 500
+"""How many ended runs, so that a busy hour fills no memory: the oldest go first."""
 DRAIN_S = 16
 """What running answers get at SIGTERM; the server cuts what is open after 20 s."""
 RESTARTED = "The app is being restarted and could not finish this; ask again in a few seconds."
@@ -91,6 +93,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
+        self._ended: dict[str, asyncio.TimerHandle] = {}
 
     def start(self, work: Work, limit_s: float | None, owner: str = "", id: str = "") -> Run:
         """Begin; with a limit in seconds, or None for work that goes on also when nobody reads.
@@ -149,7 +152,17 @@ class Runs:
         finally:
             if watch:
                 watch.cancel()
-            asyncio.get_running_loop().call_later(KEPT_S, self._runs.pop, run.id, None)
+            self._keep_for_a_while(run.id)
+
+    def _keep_for_a_while(self, run_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._ended[run_id] = loop.call_later(KEPT_S, self._forget, run_id)
+        if len(self._ended) > KEPT:
+            self._forget(next(iter(self._ended)))
+
+    def _forget(self, run_id: str) -> None:
+        self._ended.pop(run_id).cancel()
+        del self._runs[run_id]
 
     async def _watch(self, run: Run) -> None:
         while run.task:

@@ -212,6 +212,20 @@ async def test_an_ended_run_can_be_read_for_a_while_and_is_then_forgotten(
     assert runs.get("never") is None
 
 
+async def test_of_many_ended_runs_the_oldest_are_forgotten_and_none_that_goes_on(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT", 2)
+    going = runs.start(Endless(), 60)
+    ended = [runs.start(five, 60) for _ in range(4)]
+    for run in ended:
+        await run.wait(1)
+    await asyncio.sleep(0.01)
+
+    assert [runs.get(run.id) for run in ended] == [None, None, *ended[2:]]
+    assert runs.get(going.id) is going
+
+
 async def test_closing_stops_all_runs() -> None:
     runs, works = Runs(), [Endless(), Endless()]
     for work in works:
