@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 
 from tests.rendering import ROOT
 from tools.canary import subjects
-from tools.canary.checks import Failure, failures
+from tools.canary.checks import CALL, FIXED, Failure, failures
 from tools.canary.examine import ROUNDS, Examination, Report, examine, no_progress, suspects
 from tools.canary.hunt import culprits
 from tools.canary.releases import Releases, changes, reason
@@ -226,6 +229,17 @@ def test_pytests_words_are_understood() -> None:
         ("tests/test_a.py::test_one[a-b]", "ValueError: no: such - thing"),
         ("tests/test_b.py", "ImportError: cannot import name 'x'"),
     ]
+
+
+def test_a_file_that_cannot_be_read_is_a_failure_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "test_a.py").write_text("from json import nothing")
+    (tmp_path / "test_b.py").write_text("import json\n\njson.never")
+    words = [sys.executable, *CALL, "test_a.py", "test_b.py"]
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | FIXED, capture_output=True)
+    (one, two) = failures(done.stdout.decode())
+    assert (one.test, two.test) == ("test_a.py", "test_b.py")
+    assert one.error.startswith("ImportError: cannot import name 'nothing' from 'json'")
+    assert two.error == "AttributeError: module 'json' has no attribute 'never'"
 
 
 def test_a_crash_before_the_first_test_is_a_failure_too() -> None:

@@ -105,6 +105,17 @@ def failures(said: str, check: Check | None = None) -> list[Failure]:
     pytest itself."""
     found = re.findall(r"^(?:FAILED|ERROR) (\S+\.py.*?)(?: - (.*))?$", said, re.M)
     if found:
-        return [Failure(test, error.strip(), said, check) for test, error in found]
+        return [
+            Failure(test, error.strip() or _at_import(test, said), said, check)
+            for test, error in found
+        ]
     last = re.findall(r"^(?:E +|ERROR: )(.*)$", said, re.M) or said.strip().splitlines() or [""]
     return [Failure(PYTEST, last[-1], said, check)]
+
+
+def _at_import(file: str, said: str) -> str:
+    """Why a file of tests could not be read: pytest's last lines leave it out."""
+    head = rf"^_+ ERROR collecting {re.escape(file)} _+$"
+    part = re.search(rf"{head}(.*?)^(?:_+ ERROR|=+ short)", said, re.M | re.S)
+    reasons = re.findall(r"^E +(.*)$", part[1], re.M) if part else []
+    return reasons[-1] if reasons else ""
