@@ -2,7 +2,7 @@
 
     python benchmarks/budgets.py                      the parts that need no long wait, 25 minutes
     python benchmarks/budgets.py apps retrieval       some of them
-    python benchmarks/budgets.py apps --before 82f2464    the templates as they were there, or
+    python benchmarks/budgets.py apps --before 82f2464    in turn with the templates of then, or
                                                       --template tkt-rag-agent one of them
     python benchmarks/budgets.py images check test    the images (as root), the two commands
     python benchmarks/budgets.py leak --minutes 60    memory after an hour of use
@@ -17,11 +17,13 @@ What a template's figures are:
     install_mb    their files without bytecode, 10^6 bytes; bytecode_mb is the bytecode
     health_cpu_s, page_cpu_s   CPU seconds of the process until /health answers 200 and until /
                   is the page, with the bytecode compiled before and nothing configured
+    …_of_floor    CPU seconds as so many times those of the floor, measured in turn
     rest_mib      resident memory of the app's process 5 s after that, and once it is idle
     loaded_mib    the same right after 1,000 documents of about 3,800 characters, where it holds
                   some, and 100 answers through the double of its gateway or engine; a crew's
                   answer is a whole run of four tasks
-    floor_…       the same of bare_page.py: a page of one field, and the template's main libraries
+    floor_…       the same of the least: a template of one file, and bare_page.py, which has a page
+                  of one field and the template's main libraries
     image_mb      the image with its base, unpacked, 10^6 bytes; null for tkt-vllm-gradio, whose
                   image of 8 GB is not built here; above_base_mb is without the base
 
@@ -47,7 +49,7 @@ from rendered import ROOT, clean_environment, install
 from results import keep, kept
 
 sys.path.insert(0, str(ROOT))
-from budgets_limits import bounds, calibrated, flat, past
+from budgets_limits import bounds, flat, past
 
 from tests.rendering import TEMPLATES
 
@@ -68,7 +70,7 @@ def main() -> int:
     quick = ["apps", "retrieval", "overhead", "updates", "canary"]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(known))
-    parser.add_argument("--before", default="", metavar="COMMIT", help="measure templates of then")
+    parser.add_argument("--before", default="", metavar="COMMIT", help="templates of then, in turn")
     parser.add_argument("--template", choices=TEMPLATES, help="apps: this one alone")
     parser.add_argument("--minutes", type=float, default=60, help="of use, for the leak")
     given = parser.parse_args()
@@ -81,8 +83,7 @@ def main() -> int:
         began = time.monotonic()
         print(f"\n{part}", flush=True)
         for figures in known[part](given):
-            new = {"before": figures} if given.before else figures
-            keep(NAME, _merged(NOTHING, _merged(kept(NAME), new)))
+            keep(NAME, _merged(NOTHING, _merged(kept(NAME), figures)))
         print(f"  {part}: {time.monotonic() - began:.0f} s", flush=True)
     draw.main()
     now = kept(NAME)
@@ -120,14 +121,14 @@ def _said(value: Any) -> str:
 
 def apps(given: argparse.Namespace) -> Iterator[Figures]:
     """Each template: rendered, installed, started, at work."""
-    from budgets_app import measured
+    from budgets_app import BEFORE, NOW, measured
 
-    if given.before:
-        yield {"commit": given.before}
     for template in [given.template] if given.template else TEMPLATES:
         with tempfile.TemporaryDirectory(prefix="budget-") as scratch:
-            figures = measured(template, given.before, Path(scratch))
-            yield {template: figures | calibrated(figures)}
+            found = measured(template, given.before, Path(scratch))
+            yield {template: found[NOW]}
+            if given.before:
+                yield {"before": {"commit": given.before, template: found[BEFORE]}}
 
 
 def retrieval(_: argparse.Namespace) -> Iterator[Figures]:

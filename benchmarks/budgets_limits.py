@@ -1,9 +1,7 @@
 """The limits of benchmarks/limits.json, and a sentence for each figure that is past one.
 
 A figure is named as there: `packages` of a template as `tkt-rag-agent.packages`, another by its own
-name. CPU seconds are compared as they would be on the machine for which the limits were set: as
-many times the CPU seconds of a fixed loop that was timed in the same minute. The machines of this
-project differ by the factor of two from one hour to the next, and a loop differs with them.
+name.
 """
 
 import json
@@ -12,28 +10,17 @@ from pathlib import Path
 from typing import Any
 
 LIMITS = Path(__file__).resolve().parent / "limits.json"
-LOOP_S = 0.2
-"""CPU seconds of the loop on a quick machine: a unit, no more."""
-
-CPU = ("render_cpu_s", "health_cpu_s", "page_cpu_s")
 
 
 def flat(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures by the names that the limits use; those of CPU as on the limits' machine too, with
-    `calibrated` behind their name."""
+    """Figures by the names that the limits use."""
     found: dict[str, Any] = {}
     for name, value in figures.items():
         if not isinstance(value, dict):
             found[name] = value
         elif name.startswith("tkt-"):
-            found |= {f"{name}.{key}": one for key, one in (value | calibrated(value)).items()}
+            found |= {f"{name}.{key}": one for key, one in value.items()}
     return found
-
-
-def calibrated(figures: dict[str, Any]) -> dict[str, float]:
-    loop_s = figures.get("loop_cpu_s")
-    names = [name for name in figures if name in CPU]
-    return {f"{n}_calibrated": round(figures[n] * LOOP_S / loop_s, 2) for n in names if loop_s}
 
 
 def past(figures: dict[str, Any], last: dict[str, Any], limits: Path = LIMITS) -> list[str]:

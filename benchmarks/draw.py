@@ -255,14 +255,14 @@ cores.
 
 COSTS = {
     "render_s": "rendered by the platform's own call of Copier, s",
+    "render_cpu_s_of_floor": "· CPU as a multiple of that of a template of one file",
     "packages": "packages installed, as the Dockerfile does it",
     "install_mb": "their size without bytecode, MB",
     "image_mb": "image with its base, MB",
-    "health_cpu_s_calibrated": "CPU until `/health`, s",
-    "page_cpu_s_calibrated": "CPU until the page, s",
-    "floor_health_cpu_s": "· of the least app that has a page, with the same libraries; not calibrated",
-    "floor_page_cpu_s": "· until its page; not calibrated",
-    "page_cpu_s": "· until the app's page; not calibrated",
+    "health_cpu_s": "CPU until `/health`, s",
+    "health_cpu_s_of_floor": "· as a multiple of the least app's",
+    "page_cpu_s": "CPU until the page, s",
+    "page_cpu_s_of_floor": "· as a multiple of the least app's",
     "rest_mib": "memory at rest, MiB",
     "floor_rest_mib": "· of the least app",
     "documents_mib": "memory after 1,000 documents, MiB",
@@ -299,9 +299,8 @@ By `make bench`, the last part of it on {kept["date"]}, {kept["machine"]}.
 The second of two figures is today's; the first is the same measurement of the templates as they were at
 commit {before.get("commit", "-")}. What each figure is stands in
 [`budgets.py`](../../benchmarks/budgets.py), and what it may be in [`limits.json`](../../benchmarks/limits.json).
-CPU seconds are divided by those of a fixed loop timed in the same minute, and multiplied by 0.2, which it takes on a
-quick machine; rows that say so are as they were seen. Memory is that of the app's process, without the engine of tkt-vllm-gradio; a crew's
-answer is a run of four tasks. The image of tkt-vllm-gradio, 8 GB of vLLM and CUDA, is not built here.
+Both took turns, and so did the least app: a page of one field that imports the same main libraries. Memory is that of
+the app's process, without the engine of tkt-vllm-gradio; a crew's answer is a run of four tasks. The image of tkt-vllm-gradio, 8 GB of vLLM and CUDA, is not built here.
 
 | | {" | ".join(names)} |
 |---|{"---|" * len(names)}
