@@ -64,6 +64,8 @@ class _Tools:
             latest = next((e for e in reversed(run.events) if e.type == "step"), None)
             said = f"{latest.data['agent']}: {latest.data['summary']}" if latest else "queued"
             await call.report_progress(waited, None, said)
+        if wait and self._here.worker.draining:
+            await self._here.worker.drain()  # or the run is said to be at work, and no worker is
         return await self._run(record.id, user)
 
     async def get_run(
