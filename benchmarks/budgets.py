@@ -27,7 +27,7 @@ What a template's figures are:
     image_mb      the image with its base, unpacked, 10^6 bytes; null for tkt-vllm-gradio, whose
                   image of 8 GB is not built here; above_base_mb is without the base
 
-Medians of 5, loaded_mib of one run. An app has no child processes but the
+Medians of 5, memory of one run. An app has no child processes but the
 engine of tkt-vllm-gradio, which is not counted, and neither is that engine's environment: 8 GB of
 vLLM with CUDA, of which engine_packages says how many distributions it pins. Apps run on this
 machine's Python, the image on 3.12.

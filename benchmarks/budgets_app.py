@@ -1,6 +1,6 @@
 """What one template costs: to render, to install, to start, at rest, and after work.
 
-The CPU seconds of one start differ by the factor of two from one hour to the next on one machine.
+The CPU seconds of one start differ widely from one hour to the next on one machine.
 So versions take turns with the floor, the least that does the same kind of work: a template of one
 file, an app of one field. Limits are on how many times the floor's seconds a template takes.
 """
@@ -100,7 +100,11 @@ def beside_floor(rows: dict[str, list[Figures]]) -> dict[str, Figures]:
     return {
         version: {key: round(value, 2) for key, value in seen.items()}
         | least
-        | {f"{key}_of_floor": round(seen[key] / floor[key], 2) for key in seen if "_cpu_s" in key}
+        | {
+            f"{key}_of_floor": round(seen[key] / floor[key], 2)
+            for key in seen
+            if key.endswith("_cpu_s")
+        }
         for version, seen in medians.items()
     }
 

@@ -31,6 +31,7 @@ TWINS = [
     "{{app_name}}/agent/tracing.py",
     "{{app_name}}/tests/mcp_client.py",
     "{{app_name}}/tests/test_left_out.py",
+    "{{app_name}}/tests/test_runs.py",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent import runs as module
+import agent.runs as module
 from agent.runs import Event, Run, Runs, segment
 
 pytestmark = pytest.mark.anyio
