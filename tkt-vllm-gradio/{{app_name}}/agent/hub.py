@@ -188,7 +188,12 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _main(what: str, model: str) -> None:
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     try:
         _say(_look(model) if what == "look" else _fetch(model))
@@ -196,6 +201,8 @@ def _main(what: str, model: str) -> None:
         _say({"refused": str(error)})
     except Unavailable as error:
         _say({"away": str(error)})
+    except HFValidationError:
+        _say({"refused": f"{model!r} is no owner/name that the hub can have."})
     except GatedRepoError:
         terms = "accept its terms at the hub, and set HF_TOKEN to a token of that account"
         _say({"refused": f"{model} is gated: {terms}."})

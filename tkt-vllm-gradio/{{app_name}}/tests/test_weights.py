@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.errors import Refused, Unavailable
-from agent.hub import _wanted, progress
+from agent.hub import Hub, _wanted, progress
 from agent.weights import Sources, in_folder, read_folder
 
 pytestmark = pytest.mark.anyio
@@ -98,6 +98,16 @@ async def test_a_source_that_leads_nowhere_is_refused_with_a_sentence(
         await Sources(FakeHub(), None).look(source)
 
     assert str(refusal.value) == sentence
+
+
+@pytest.mark.parametrize("name", ["@a/", "a/.b", "-a/b", "a/b--c"])
+async def test_a_name_that_the_hub_cannot_have_is_refused_without_asking_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+
+    with pytest.raises(Refused, match=f"'{name}' is no owner/name that the hub can have."):
+        await Hub("").look(name)
 
 
 @pytest.mark.parametrize("uri", ["models:/qwen", "models:/qwen/3", "models:/qwen@champion"])
