@@ -64,8 +64,11 @@ class Embedded:
         self._threads.submit(_remove, self._folder / collection)
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
-        rows = [edge.Point(p.id, self._words.vectors(p), p.payload) for p in points]
-        await self._update(collection, edge.UpdateOperation.upsert_points(rows))
+        def operation() -> Any:
+            rows = [edge.Point(p.id, self._words.vectors(p), p.payload) for p in points]
+            return edge.UpdateOperation.upsert_points(rows)
+
+        await self._update(collection, await self._run(operation))  # thousands take a while
 
     async def delete(self, collection: str, where: Where) -> None:
         condition = self._words.filter(where, {})
