@@ -22,9 +22,12 @@ UNWANTED = ["torchvision", "torchaudio", "torchcodec"]
 ENV = {
     "VLLM_CPU_KVCACHE_SPACE": 1,
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_WAIT_POLICY": "PASSIVE",
     "ENGINE_ARGS": "--dtype bfloat16 --enforce-eager",
 }
-"""What tkt-vllm-gradio is told beside MODEL_ID."""
+"""What tkt-vllm-gradio is told beside MODEL_ID. A thread that spins while it waits for the others
+keeps them waiting where another program wants the cores too: beside one, answers take many times
+as long."""
 WRITE_OUT = """
 import importlib.util, pathlib, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
