@@ -38,30 +38,20 @@ def looked_at(folder: Path, now: datetime, *names: str) -> Report:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_loss_of_qdrants_search_is_named(tmp_path: Path) -> None:
-    report = looked_at(tmp_path, LATER, "qdrant-search")
-    (found,) = report["breaks"]
-    assert found["releases"] == {"qdrant-client": "1.15.1 → 1.16.0"}
-    assert found["test"] == "check_search.py::test_the_nearest_point_is_found"
-    said = "AttributeError: 'QdrantClient' object has no attribute 'search'"
-    assert found["error"] == said
-    assert f"qdrant-client 1.15.1 → 1.16.0 breaks {found['test']}: {said}" in "\n".join(
-        lines("qdrant-search", report)
-    )
-
-
-@pytest.mark.long
-@pytest.mark.timeout(900)
-def test_the_loss_of_gradios_pairs_is_named_and_another_culprit_at_once_too(tmp_path: Path) -> None:
+def test_two_breaks_of_the_past_are_named_though_they_come_at_once(tmp_path: Path) -> None:
     report = looked_at(tmp_path, LATER, "gradio-tuples", "qdrant-search")
-    first, second = sorted(report["breaks"], key=lambda found: str(found["test"]))
-    assert first["releases"] == {"gradio": "5.49.1 → 6.0.0"}
-    assert first["test"] == "check_history.py::test_an_answer_knows_what_was_asked_before"
-    assert (
-        first["error"] == "gradio_client.exceptions.AppError: 0"
-    )  # a KeyError, as the app says it
-    assert second["releases"] == {"qdrant-client": "1.15.1 → 1.16.0"}
-    assert second["test"] == "check_search.py::test_the_nearest_point_is_found"
+    pairs, search = sorted(report["breaks"], key=lambda found: str(found["test"]))
+    assert pairs["releases"] == {"gradio": "5.49.1 → 6.0.0"}
+    assert pairs["test"] == "check_history.py::test_an_answer_knows_what_was_asked_before"
+    # A KeyError, as the app says it.
+    assert pairs["error"] == "gradio_client.exceptions.AppError: 0"
+    assert search["releases"] == {"qdrant-client": "1.15.1 → 1.16.0"}
+    assert search["test"] == "check_search.py::test_the_nearest_point_is_found"
+    said = "AttributeError: 'QdrantClient' object has no attribute 'search'"
+    assert search["error"] == said
+    assert f"qdrant-client 1.15.1 → 1.16.0 breaks {search['test']}: {said}" in "\n".join(
+        lines("both", report)
+    )
     assert report["broken_today"] == []
 
 

@@ -34,7 +34,7 @@ from tests.doubles.qdrant_server import Qdrant
 from tests.doubles.serve import running
 from tests.live import KEY, App, status, wait_until
 from tests.network import black_hole
-from tests.test_bad_days import GRACE_S, detail, health_during, small_disk
+from tests.test_bad_days import GRACE_S, detail, failing, health_during, small_disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 QUICK = {"MODEL_TIMEOUT_S": 3, "CHAT_MODEL": "double"}
@@ -50,44 +50,53 @@ def with_model(gateway: Gateway, data: Path | None = None, **env: Any) -> Iterat
 # The gateway
 
 
+@pytest.fixture(scope="module")
+def working() -> Iterator[tuple[App, Gateway]]:
+    """One app and its model, which each of these drills leaves as well as it was."""
+    gateway = Gateway()
+    with with_model(gateway) as app:
+        warmed_up(app)
+        yield app, gateway
+
+
 @pytest.mark.parametrize(
     ("failure", "said"),
     [("401", "check LITELLM_MASTER_KEY"), ("timeout", "answers 408"), ("garbage", "no usable")],
 )
-def test_the_crews_gateway_fails_for_good(failure: str, said: str) -> None:
-    gateway = Gateway()
-    with with_model(gateway) as app:
-        gateway.fail = failure
+def test_the_crews_gateway_fails_for_good(
+    failure: str, said: str, working: tuple[App, Gateway]
+) -> None:
+    app, gateway = working
+    with failing(gateway, failure):
         end = finished(app, start(app, "topic-1"))
         assert (end["state"], end["outputs"]) == ("failed", [])
         assert said in end["error"]
         assert end["error"].endswith(".")
-        gateway.fail = None
-        assert finished(app, start(app, "topic-2"))["state"] == "done"
+    assert finished(app, start(app, "topic-2"))["state"] == "done"
 
 
 @pytest.mark.parametrize("failure", ["429", "500", "503"])
-def test_the_crews_gateway_is_well_again_in_a_moment(failure: str) -> None:
-    gateway = Gateway()
-    with with_model(gateway) as app:
-        warmed_up(app)
-        before = len(calls(gateway))
-        gateway.fail = failure
+def test_the_crews_gateway_is_well_again_in_a_moment(
+    failure: str, working: tuple[App, Gateway]
+) -> None:
+    app, gateway = working
+    before = len(calls(gateway))
+    with failing(gateway, failure):
         run_id = start(app, "topic-1")
         wait_until(lambda: len(calls(gateway)) >= before + 2)
         assert run_of(app, run_id)["state"] == "running"
-        gateway.fail = None
-        end = finished(app, run_id)
-        assert end["state"] == "done"
-        assert end["spent"]["steps"] == 5, "what failed was not counted as spent"
+    end = finished(app, run_id)
+    assert end["state"] == "done"
+    assert end["spent"]["steps"] == 5, "what failed was not counted as spent"
 
 
-def test_the_crews_gateway_says_nothing() -> None:
-    gateway = Gateway()
-    with with_model(gateway, RUN_SECONDS=6) as app:
-        warmed_up(app)
-        gateway.fail = "hang"
-        end, slowest = health_during(app, lambda: finished(app, start(app, "topic-1")))
+def test_the_crews_gateway_says_nothing(working: tuple[App, Gateway]) -> None:
+    app, gateway = working
+    budget = {"seconds": 6}
+    with failing(gateway, "hang"):
+        end, slowest = health_during(
+            app, lambda: finished(app, start(app, "topic-1", budget=budget))
+        )
         assert end["state"] == "failed"
         assert "6 seconds" in end["error"]
         assert slowest < 1

@@ -96,33 +96,42 @@ def test_a_worker_is_killed_and_no_run_is_lost_and_no_task_repeated(tmp_path: Pa
         assert number(one, "agent_redelivered_total") >= 1
 
 
-def test_a_worker_that_was_frozen_finds_its_run_taken(tmp_path: Path) -> None:
-    gateway = Gateway(first_token_s=1)
-    with nats(tmp_path) as server, apps(server, gateway, 2, RUNS_AT_ONCE=1) as (one, two):
-        ids = [start(one, "topic-1"), start(one, "topic-2")]
-        wait_until(lambda: all(run_of(one, i)["state"] == "running" for i in ids))
-        two.process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: all(run_of(one, i)["state"] == "done" for i in ids))
-        two.process.send_signal(signal.SIGCONT)
-        time.sleep(3)
-        for run_id in ids:
-            assert repeated(events(one, run_id)) == []
-            assert [kind for kind, _ in events(one, run_id)].count("done") == 1
-        assert two.http.get("/health").status_code == 200
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[App], Gateway]]:
+    """Two replicas with a run at once each, and their model, for tests that leave them well."""
+    gateway = Gateway()
+    folder = tmp_path_factory.mktemp("pair")
+    with nats(folder) as server, apps(server, gateway, 2, RUNS_AT_ONCE=1) as replicas:
+        yield replicas, gateway
 
 
-def test_a_run_is_stopped_from_another_replica(tmp_path: Path) -> None:
-    gateway = Gateway(first_token_s=20)
-    with nats(tmp_path) as server, apps(server, gateway, 2, RUNS_AT_ONCE=1) as (one, two):
-        ids = [start(one, f"topic-{n}") for n in range(3)]
-        wait_until(lambda: gateway.active == 2)
-        for run_id in ids:  # two are worked on, by either; one is queued
-            two.http.delete(f"/api/runs/{run_id}").raise_for_status()
-        wait_until(lambda: gateway.active == 0, 2)
-        assert {run_of(one, run_id)["state"] for run_id in ids} == {"cancelled"}
-        asked = len(calls(gateway))
-        time.sleep(2)
-        assert len(calls(gateway)) == asked
+def test_a_worker_that_was_frozen_finds_its_run_taken(pair: tuple[list[App], Gateway]) -> None:
+    (one, two), gateway = pair
+    gateway.first_token_s = 1
+    ids = [start(one, "topic-1"), start(one, "topic-2")]
+    wait_until(lambda: all(run_of(one, i)["state"] == "running" for i in ids))
+    two.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: all(run_of(one, i)["state"] == "done" for i in ids))
+    two.process.send_signal(signal.SIGCONT)
+    time.sleep(3)
+    for run_id in ids:
+        assert repeated(events(one, run_id)) == []
+        assert [kind for kind, _ in events(one, run_id)].count("done") == 1
+    assert two.http.get("/health").status_code == 200
+
+
+def test_a_run_is_stopped_from_another_replica(pair: tuple[list[App], Gateway]) -> None:
+    (one, two), gateway = pair
+    gateway.first_token_s = 20
+    ids = [start(one, f"topic-{n}") for n in range(3)]
+    wait_until(lambda: gateway.active == 2)
+    for run_id in ids:  # two are worked on, by either; one is queued
+        two.http.delete(f"/api/runs/{run_id}").raise_for_status()
+    wait_until(lambda: gateway.active == 0, 2)
+    assert {run_of(one, run_id)["state"] for run_id in ids} == {"cancelled"}
+    asked = len(calls(gateway))
+    time.sleep(2)
+    assert len(calls(gateway)) == asked
 
 
 def test_an_approval_outlives_all_workers(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.crewing import CREW, crew, finished, playing, start, until
 from tests.doubles.edge import Edge
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
-from tests.live import API_KEYS, APP_KEY, KEY, launched, wait_for_page, wait_until
+from tests.live import API_KEYS, APP_KEY, KEY, App, launched, wait_for_page, wait_until
 from tests.test_page import HOSTILE, MISSED, Desk, new_page
 from tests.test_page import browser as browser  # the fixture
 
@@ -74,6 +74,31 @@ class Page(Desk):
         assert (self.owned, self.said) == ([], [])
 
 
+@pytest.fixture(scope="module")
+def working() -> Iterator[tuple[App, Gateway]]:
+    gateway = Gateway(reply=playing, cost=0.002)
+    with running(gateway.app) as url, crew(LITELLM_ENDPOINT=url, **NAMED) as app:
+        yield app, gateway
+
+
+@pytest.fixture
+def with_model(working: tuple[App, Gateway]) -> Iterator[tuple[App, Gateway]]:
+    """An app of several tests, and its model, which answers at once in each of them."""
+    app, gateway = working
+    yield app, gateway
+    gateway.first_token_s = 0
+
+
+@pytest.fixture(scope="module")
+def rehearsing() -> Iterator[App]:
+    """An app of several tests, without a model; it knows a document."""
+    with crew() as app:
+        wait_for_page(app)
+        files = [("files", ("heat-pumps.md", DOCUMENT.encode()))]
+        app.http.post("/api/documents", files=files).raise_for_status()
+        yield app
+
+
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Any]:
     """Opens the page of an app, behind the edge."""
@@ -110,99 +135,94 @@ def _complain(desk: Page, kind: str, text: str) -> None:
         desk.said.append(text)
 
 
-def _documents(app: Any) -> None:
-    files = [("files", ("heat-pumps.md", DOCUMENT.encode()))]
-    app.http.post("/api/documents", files=files).raise_for_status()
+def test_a_25_second_run_grows_step_by_step_and_survives_a_reload(
+    visit: Any, with_model: tuple[App, Gateway]
+) -> None:
+    app, gateway = with_model
+    gateway.first_token_s = 5
+    desk = visit(app)
+    desk.see("double")
+    begin = time.monotonic()
+    desk.start("topic-1")
+    desk.see("Works on task 1 of 4, Research.")
+    assert desk.steps() == ["working", "to come", "to come", "to come"]
+    desk.see("searches the documents for")
+    early = desk.actions()
+    desk.see("Works on task 3 of 4, Draft.")
+    assert desk.steps() == ["done", "done", "working", "to come"]
+    assert desk.actions() > early
+    desk.page.reload()
+    desk.page.locator(".steps").wait_for()
+    desk.see("topic-1")
+    desk.see("Done in")
+    assert time.monotonic() - begin > 20
+    assert desk.steps() == ["done"] * 4
+    assert desk.result() == "Editor on topic-1."
+    assert "$0.0100" in desk.page.locator(".spent").inner_text()
+    desk.page.get_by_role("button", name="Draft, by Writer").click()
+    desk.page.locator(".paper").get_by_text("Writer on topic-1.").wait_for()
+    desk.clean()
 
 
-def test_a_25_second_run_grows_step_by_step_and_survives_a_reload(visit: Any) -> None:
-    gateway = Gateway(reply=playing, first_token_s=5, cost=0.002)
-    with running(gateway.app) as url, crew(LITELLM_ENDPOINT=url, **NAMED) as app:
-        desk = visit(app)
-        desk.see("double")
-        begin = time.monotonic()
-        desk.start("topic-1")
-        desk.see("Works on task 1 of 4, Research.")
-        assert desk.steps() == ["working", "to come", "to come", "to come"]
-        desk.see("searches the documents for")
-        early = desk.actions()
-        desk.see("Works on task 3 of 4, Draft.")
-        assert desk.steps() == ["done", "done", "working", "to come"]
-        assert desk.actions() > early
-        desk.page.reload()
-        desk.page.locator(".steps").wait_for()
-        desk.see("topic-1")
-        desk.see("Done in")
-        assert time.monotonic() - begin > 20
-        assert desk.steps() == ["done"] * 4
-        assert desk.result() == "Editor on topic-1."
-        assert "$0.0100" in desk.page.locator(".spent").inner_text()
-        desk.page.get_by_role("button", name="Draft, by Writer").click()
-        desk.page.locator(".paper").get_by_text("Writer on topic-1.").wait_for()
-        desk.clean()
+def test_without_a_model_it_is_a_rehearsal_and_says_so(visit: Any, rehearsing: App) -> None:
+    desk = visit(rehearsing)
+    desk.see("No model is connected: runs are rehearsals with scripted words")
+    desk.start(TOPIC, managed=True)
+    desk.see("Done in")
+    desk.see("this was a rehearsal with scripted words; tools and documents are real.")
+    assert "A heat pump costs 9,000 pounds." in desk.result()
+    folded = desk.page.locator(".steps details").first
+    folded.locator("summary").click()
+    desk.see("asks Researcher to")
+    desk.see("searches the documents for What do the heat pumps cost?")
+    desk.clean()
+    assert rehearsing.refused == []
 
 
-def test_without_a_model_it_is_a_rehearsal_and_says_so(visit: Any) -> None:
-    with crew() as app:
-        wait_for_page(app)
-        _documents(app)
-        desk = visit(app)
-        desk.see("No model is connected: runs are rehearsals with scripted words")
-        desk.start(TOPIC, managed=True)
-        desk.see("Done in")
-        desk.see("this was a rehearsal with scripted words; tools and documents are real.")
-        assert "A heat pump costs 9,000 pounds." in desk.result()
-        folded = desk.page.locator(".steps details").first
-        folded.locator("summary").click()
-        desk.see("asks Researcher to")
-        desk.see("searches the documents for What do the heat pumps cost?")
-        desk.clean()
-        assert app.refused == []
+def test_stop_ends_the_work_at_the_model(visit: Any, with_model: tuple[App, Gateway]) -> None:
+    app, gateway = with_model
+    gateway.first_token_s, before = 30, gateway.aborted
+    desk = visit(app)
+    desk.start("topic-2")
+    desk.see("thinks")
+    wait_until(lambda: gateway.active == 1)
+    desk.press("Stop")
+    desk.see("This was cancelled.")
+    wait_until(lambda: gateway.aborted == before + 1, 5)
+    assert desk.steps() == ["stopped", "not done", "not done", "not done"]
+    desk.see("Stopped · just now")
+    desk.clean()
 
 
-def test_stop_ends_the_work_at_the_model(visit: Any) -> None:
-    gateway = Gateway(reply=playing, first_token_s=30)
-    with running(gateway.app) as url, crew(LITELLM_ENDPOINT=url, **NAMED) as app:
-        desk = visit(app)
-        desk.start("topic-2")
-        desk.see("thinks")
-        wait_until(lambda: gateway.active == 1)
-        desk.press("Stop")
-        desk.see("This was cancelled.")
-        wait_until(lambda: gateway.aborted == 1, 5)
-        assert desk.steps() == ["stopped", "not done", "not done", "not done"]
-        desk.see("Stopped · just now")
-        desk.clean()
-
-
-def test_a_person_has_it_done_again_and_then_lets_it_go_on(visit: Any) -> None:
-    gateway = Gateway(reply=playing)
-    with running(gateway.app) as url, crew(LITELLM_ENDPOINT=url, **KEY) as app:
-        desk = visit(app)
-        desk.start("topic-3", "Draft")
-        desk.asked()
-        assert desk.state() == "Waits for you: read the draft, then say how to go on."
-        assert desk.steps() == ["done", "done", "waits for you", "to come"]
-        assert "Writer on topic-3." in desk.page.locator(".sheet").first.inner_text()
-        desk.press("Do it again")
-        desk.see("Say in a comment what should be done otherwise.")
-        gateway.first_token_s = 5
-        desk.page.get_by_label("Comment").fill("Put the price first.")
-        desk.press("Do it again")
-        desk.see("Works on task 3 of 4, Draft.")
-        assert desk.page.get_by_label("Comment").count() == 0
-        desk.see("Somebody wants it done again Put the price first.")
-        desk.asked()
-        assert desk.page.get_by_label("Comment").input_value() == ""
-        desk.page.get_by_label("Comment").fill("Now it is short.")
-        desk.page.wait_for_timeout(4000)  # news that comes meanwhile leaves the box alone
-        assert desk.page.get_by_label("Comment").input_value() == "Now it is short."
-        desk.press("Go on")
-        desk.see("Done in")
-        asked = [str(request.body) for request in gateway.requests]
-        assert any("Put the price first." in body for body in asked)
-        assert any("Now it is short." in body for body in asked)
-        desk.clean()
+def test_a_person_has_it_done_again_and_then_lets_it_go_on(
+    visit: Any, with_model: tuple[App, Gateway]
+) -> None:
+    app, gateway = with_model
+    desk = visit(app)
+    desk.start("topic-3", "Draft")
+    desk.asked()
+    assert desk.state() == "Waits for you: read the draft, then say how to go on."
+    assert desk.steps() == ["done", "done", "waits for you", "to come"]
+    assert "Writer on topic-3." in desk.page.locator(".sheet").first.inner_text()
+    desk.press("Do it again")
+    desk.see("Say in a comment what should be done otherwise.")
+    gateway.first_token_s = 5
+    desk.page.get_by_label("Comment").fill("Put the price first.")
+    desk.press("Do it again")
+    desk.see("Works on task 3 of 4, Draft.")
+    assert desk.page.get_by_label("Comment").count() == 0
+    desk.see("Somebody wants it done again Put the price first.")
+    desk.asked()
+    assert desk.page.get_by_label("Comment").input_value() == ""
+    desk.page.get_by_label("Comment").fill("Now it is short.")
+    desk.page.wait_for_timeout(4000)  # news that comes meanwhile leaves the box alone
+    assert desk.page.get_by_label("Comment").input_value() == "Now it is short."
+    desk.press("Go on")
+    desk.see("Done in")
+    asked = [str(request.body) for request in gateway.requests]
+    assert any("Put the price first." in body for body in asked)
+    assert any("Now it is short." in body for body in asked)
+    desk.clean()
 
 
 def test_an_approval_outlives_the_app(tmp_path: Path, visit: Any) -> None:
@@ -238,6 +258,7 @@ def test_earlier_runs_are_listed_and_opened_again(visit: Any) -> None:
             finished(app, run_id)
         desk = visit(app)
         runs = desk.page.get_by_role("radio", name="topic")
+        runs.nth(1).wait_for()  # the list comes after the form
         assert runs.count() == 2
         listed = desk.page.locator(".listed label").all_inner_texts()
         assert [text.split("\n")[0] for text in listed] == ["The second topic", "The first topic"]
@@ -272,39 +293,38 @@ def test_nobody_sees_the_runs_of_others(visit: Any) -> None:
         assert mine.page.get_by_text("My own topic").count() == 0
 
 
-def test_a_run_that_fails_says_why(visit: Any) -> None:
-    with crew() as app:
-        desk = visit(app)
-        desk.topic.fill(TOPIC)
-        desk.page.get_by_text("The most it may use").click()
-        desk.page.get_by_label("Model calls").fill("many")
-        desk.press("Start")
-        desk.see("Model calls: write a number above 0")
-        assert desk.topic.input_value() == TOPIC
-        desk.page.get_by_label("Model calls").fill("1")
-        desk.press("Start")
-        desk.see("This failed. The run has reached its budget of 1 calls of a model")
-        assert desk.steps()[0] == "failed"
-        desk.press("New run")
-        desk.topic.wait_for()
-        desk.press("Start")
-        desk.see("A topic has 1 to")
-        desk.clean()
+def test_a_run_that_fails_says_why(visit: Any, rehearsing: App) -> None:
+    desk = visit(rehearsing)
+    desk.topic.fill(TOPIC)
+    desk.page.get_by_text("The most it may use").click()
+    desk.page.get_by_label("Model calls").fill("many")
+    desk.press("Start")
+    desk.see("Model calls: write a number above 0")
+    assert desk.topic.input_value() == TOPIC
+    desk.page.get_by_label("Model calls").fill("1")
+    desk.press("Start")
+    desk.see("This failed. The run has reached its budget of 1 calls of a model")
+    assert desk.steps()[0] == "failed"
+    desk.press("New run")
+    desk.topic.wait_for()
+    desk.press("Start")
+    desk.see("A topic has 1 to")
+    desk.clean()
 
 
-def test_what_a_reader_unfolds_stays_so(visit: Any) -> None:
-    gateway = Gateway(reply=playing, first_token_s=5)  # time to unfold before the next task
-    with running(gateway.app) as url, crew(LITELLM_ENDPOINT=url, **KEY) as app:
-        desk = visit(app)
-        desk.start("topic-4")
-        desk.see("Works on task 2 of 4, Analysis.")
-        folded = desk.page.locator(".steps details").first
-        folded.locator("summary").focus()
-        desk.page.keyboard.press("Enter")
-        desk.see("Done in")
-        assert folded.get_attribute("open") is not None
-        assert desk.page.locator(".steps details[open]").count() == 1
-        desk.clean()
+def test_what_a_reader_unfolds_stays_so(visit: Any, with_model: tuple[App, Gateway]) -> None:
+    app, gateway = with_model
+    gateway.first_token_s = 5  # time to unfold before the next task
+    desk = visit(app)
+    desk.start("topic-4")
+    desk.see("Works on task 2 of 4, Analysis.")
+    folded = desk.page.locator(".steps details").first
+    folded.locator("summary").focus()
+    desk.page.keyboard.press("Enter")
+    desk.see("Done in")
+    assert folded.get_attribute("open") is not None
+    assert desk.page.locator(".steps details[open]").count() == 1
+    desk.clean()
 
 
 def test_nothing_that_anybody_says_becomes_active(visit: Any) -> None:
@@ -335,23 +355,20 @@ def test_nothing_that_anybody_says_becomes_active(visit: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(visit: Any, scheme: str) -> None:
-    with crew() as app:
-        wait_for_page(app)
-        _documents(app)
-        desk = visit(app, viewport={"width": 390, "height": 844}, color_scheme=scheme)
-        assert desk.page.locator("body.dark").count() == (scheme == "dark")
-        assert _width(desk) <= 390
-        desk.start(f"What do the {'long' * 50} cost?", "Research")
-        assert _width(desk) <= 390
-        desk.asked()
-        assert _width(desk) <= 390
-        desk.press("Go on")
-        desk.see("Done in")
-        for folded in desk.page.locator("summary").all():
-            folded.click()
-        assert _width(desk) <= 390
-        desk.clean()
+def test_it_fits_a_phone(visit: Any, scheme: str, rehearsing: App) -> None:
+    desk = visit(rehearsing, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    assert desk.page.locator("body.dark").count() == (scheme == "dark")
+    assert _width(desk) <= 390
+    desk.start(f"What do the {'long' * 50} cost?", "Research")
+    assert _width(desk) <= 390
+    desk.asked()
+    assert _width(desk) <= 390
+    desk.press("Go on")
+    desk.see("Done in")
+    for folded in desk.page.locator("summary").all():
+        folded.click()
+    assert _width(desk) <= 390
+    desk.clean()
 
 
 def _width(desk: Page) -> int:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from tests.live import KEY, App, load, search, started, status
 from tests.serving import served
 
 EXAMPLES = 2000
+A_ROUND = 30
+"""Examples of each call that a round makes."""
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
 LEASE = {"lease.txt": "The rent is 900 pounds a month.", "pets.md": "# Pets\n\nCats are welcome."}
 
@@ -55,19 +58,29 @@ def fuzz(folder: Path, examples: int = EXAMPLES) -> Fuzzed:
 
 
 def thrown_at(app: App, folder: Path, examples: int) -> Fuzzed:
-    """Gradio's page is no part of it; /mcp has a description of its own, in its own form."""
-    operations = sum(map(len, status(app, "/openapi.json")["paths"].values()))
+    """Gradio's page is no part of it; /mcp has a description of its own, in its own form.
+
+    In rounds, since the more examples Hypothesis makes of one call the longer it takes for each."""
     command = [Path(sys.executable).parent / "schemathesis", "run", f"{app.url}/openapi.json"]
-    options = ["--checks", CHECKS, "--phases", "coverage,fuzzing", "--seed", "4", "--no-shrink"]
-    limit = ["--max-examples", str(2 * examples // operations), "--continue-on-failure"]
-    quiet = ["--suppress-health-check", "all", "--no-color"]
-    done = subprocess.run(
-        [*command, *options, *limit, *quiet], capture_output=True, text=True, cwd=folder
-    )
-    log = [json.loads(line) for line in app.log.split("\n") if line.startswith("{")]
-    requests = [line for line in log if line["message"] == "request"]
+    options = ["--checks", CHECKS, "--no-shrink", "--max-examples", str(A_ROUND)]
+    quiet = ["--continue-on-failure", "--suppress-health-check", "all", "--no-color"]
+    report, code, requests = "", 0, list[dict[str, Any]]()
+    for seed in count(4):
+        how = ["--seed", str(seed), "--phases", "fuzzing" if requests else "coverage,fuzzing"]
+        done = subprocess.run(
+            [*command, *options, *how, *quiet], capture_output=True, text=True, cwd=folder
+        )
+        before, requests = len(requests), _requests(app)
+        report, code = report + done.stdout + done.stderr, code or done.returncode
+        if code or len(requests) >= examples or len(requests) == before:
+            break
     failed = sum(r["status"] >= 500 and r["status"] != 502 for r in requests)
-    return Fuzzed(len(requests), done.stdout + done.stderr, done.returncode, failed, requests)
+    return Fuzzed(len(requests), report, code, failed, requests)
+
+
+def _requests(app: App) -> list[dict[str, Any]]:
+    log = [json.loads(line) for line in app.log.split("\n") if line.startswith("{")]
+    return [line for line in log if line["message"] == "request"]
 
 
 def contents(app: App) -> dict[str, Any]:

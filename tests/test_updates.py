@@ -413,7 +413,7 @@ def test_no_random_edit_is_lost_silently(tmp_path: Path) -> None:
 def test_no_random_edit_is_lost_silently_in_a_whole_app(template: str, tmp_path: Path) -> None:
     _world(template, [], tmp_path)
 
-    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
     @given(SCRIPTS)
     def live(script: Script) -> None:
         _live_through(script, template, tmp_path)
