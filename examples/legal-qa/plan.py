@@ -80,5 +80,5 @@ def read() -> Plan:
     plan = Plan(model=str(Path(model).resolve()) if model and Path(model).is_dir() else model)
     if not os.environ.get("QUICK"):
         return plan
-    asked = {"answerable": 32, "unanswerable": 10, "after": 4, "broken": 40}
+    asked = {"answerable": 32, "unanswerable": 10, "after": 4, "broken": 40, "answer_tokens": 28}
     return replace(plan, **asked, epochs=0.25, quick=True)
