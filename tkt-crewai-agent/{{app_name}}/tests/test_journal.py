@@ -266,7 +266,7 @@ async def test_events_are_followed_while_they_come(journals: Journals) -> None:
         begin = time.monotonic()
         await journal.add(record.id, told(number))
         await until(lambda number=number: len(seen) == number + 1)  # type: ignore[misc]
-        assert time.monotonic() - begin < 3  # a reader that is not woken looks once a minute
+        assert time.monotonic() - begin < 1
     await journal.add(record.id, DONE)
 
     await asyncio.wait_for(following, 5)
@@ -354,7 +354,7 @@ async def test_who_waits_for_work_gets_it_as_soon_as_there_is_some(journals: Jou
     record = await journal.create(a_record(), "")
 
     assert (await waiting).run_id == record.id
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 1
 
 
 async def test_what_is_done_is_taken_by_nobody_any_more(journals: Journals) -> None:
