@@ -22,7 +22,7 @@ import pytest
 
 from parts.programs import free_port
 from tests import live
-from tests.doubles.gateway import Gateway
+from tests.doubles.gateway import Gateway, told_to
 from tests.doubles.keycloak import Keycloak
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.qdrant_server import Qdrant
@@ -71,15 +71,6 @@ def health_during(app: App, work: Callable[[], Any]) -> tuple[Any, float]:
             slowest = max(slowest, time.monotonic() - begin)
             time.sleep(0.05)
     return future.result(), slowest
-
-
-@contextmanager
-def failing(gateway: Gateway, how: str) -> Iterator[None]:
-    gateway.fail = how
-    try:
-        yield
-    finally:
-        gateway.fail = None
 
 
 def detail(answer: httpx.Response, code: int) -> str:
@@ -197,7 +188,7 @@ def answering() -> Iterator[tuple[App, Gateway]]:
 )
 def test_the_gateway_fails(failure: str, said: str, answering: tuple[App, Gateway]) -> None:
     app, gateway = answering
-    with failing(gateway, failure):
+    with told_to(gateway, fail=failure):
         answer = ask(app, QUESTION)
         assert (answer["mode"], answer["answered"]) == ("extractive", True)
         assert said in answer["answer"]
@@ -205,13 +196,10 @@ def test_the_gateway_fails(failure: str, said: str, answering: tuple[App, Gatewa
     assert ask(app, QUESTION)["mode"] == "model"
 
 
-def test_the_gateway_is_cut_off_in_mid_sentence(
-    answering: tuple[App, Gateway], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gateway_is_cut_off_in_mid_sentence(answering: tuple[App, Gateway]) -> None:
     app, gateway = answering
     words = "The rent of the flat is nine hundred pounds a month, as agreed [1]."
-    monkeypatch.setattr(gateway, "reply", words)
-    with failing(gateway, "cut"):
+    with told_to(gateway, reply=words, fail="cut"):
         before = sum("messages" in request.body for request in gateway.requests)
         answer = ask(app, QUESTION)
         assert answer["answer"].startswith("The rent of the flat")

@@ -28,13 +28,13 @@ from tests.crewing import (
     until,
     warmed_up,
 )
-from tests.doubles.gateway import Gateway
+from tests.doubles.gateway import Gateway, told_to
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.qdrant_server import Qdrant
 from tests.doubles.serve import running
 from tests.live import KEY, App, status, wait_until
 from tests.network import black_hole
-from tests.test_bad_days import GRACE_S, detail, failing, health_during, small_disk
+from tests.test_bad_days import GRACE_S, detail, health_during, small_disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 QUICK = {"MODEL_TIMEOUT_S": 3, "CHAT_MODEL": "double"}
@@ -67,7 +67,7 @@ def test_the_crews_gateway_fails_for_good(
     failure: str, said: str, working: tuple[App, Gateway]
 ) -> None:
     app, gateway = working
-    with failing(gateway, failure):
+    with told_to(gateway, fail=failure):
         end = finished(app, start(app, "topic-1"))
         assert (end["state"], end["outputs"]) == ("failed", [])
         assert said in end["error"]
@@ -81,7 +81,7 @@ def test_the_crews_gateway_is_well_again_in_a_moment(
 ) -> None:
     app, gateway = working
     before = len(calls(gateway))
-    with failing(gateway, failure):
+    with told_to(gateway, fail=failure):
         run_id = start(app, "topic-1")
         wait_until(lambda: len(calls(gateway)) >= before + 2)
         assert run_of(app, run_id)["state"] == "running"
@@ -93,7 +93,7 @@ def test_the_crews_gateway_is_well_again_in_a_moment(
 def test_the_crews_gateway_says_nothing(working: tuple[App, Gateway]) -> None:
     app, gateway = working
     budget = {"seconds": 6}
-    with failing(gateway, "hang"):
+    with told_to(gateway, fail="hang"):
         end, slowest = health_during(
             app, lambda: finished(app, start(app, "topic-1", budget=budget))
         )

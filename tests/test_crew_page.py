@@ -16,7 +16,7 @@ import pytest
 from parts.programs import free_port
 from tests.crewing import CREW, crew, finished, playing, start, until
 from tests.doubles.edge import Edge
-from tests.doubles.gateway import Gateway
+from tests.doubles.gateway import Gateway, told_to
 from tests.doubles.serve import running
 from tests.live import API_KEYS, APP_KEY, KEY, App, launched, wait_for_page, wait_until
 from tests.test_page import HOSTILE, MISSED, Desk, new_page
@@ -85,8 +85,8 @@ def working() -> Iterator[tuple[App, Gateway]]:
 def with_model(working: tuple[App, Gateway]) -> Iterator[tuple[App, Gateway]]:
     """An app of several tests, and its model, which answers at once in each of them."""
     app, gateway = working
-    yield app, gateway
-    gateway.first_token_s = 0
+    with told_to(gateway, first_token_s=0):
+        yield app, gateway
 
 
 @pytest.fixture(scope="module")

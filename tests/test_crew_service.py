@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from tests.crewing import (
     warmed_up,
 )
 from tests.doubles.edge import Edge
-from tests.doubles.gateway import Gateway
+from tests.doubles.gateway import Gateway, told_to
 from tests.doubles.keycloak import Keycloak
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.serve import running
@@ -65,19 +64,6 @@ def world() -> Iterator[tuple[App, Gateway]]:
         live.settled(app)
         warmed_up(app)
         yield app, gateway
-
-
-@contextmanager
-def told_to(gateway: Gateway, **how: Any) -> Iterator[None]:
-    """The gateway as it is told to be, for a while."""
-    before = {name: getattr(gateway, name) for name in how}
-    for name, value in how.items():
-        setattr(gateway, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(gateway, name, value)
 
 
 @pytest.mark.long

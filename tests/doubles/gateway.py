@@ -22,7 +22,8 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,6 +236,19 @@ class Gateway(Double):
         finally:
             self.active -= 1
             self.aborted += 1
+
+
+@contextmanager
+def told_to(gateway: Gateway, **how: Any) -> Iterator[None]:
+    """The gateway as it is told to be, for a while."""
+    before = {name: getattr(gateway, name) for name in how}
+    for name, value in how.items():
+        setattr(gateway, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(gateway, name, value)
 
 
 def _first_half(pieces: list[bytes]) -> list[bytes]:
