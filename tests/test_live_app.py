@@ -72,26 +72,33 @@ def test_with_an_empty_environment_it_is_healthy_within_two_cpu_seconds() -> Non
 
 def test_health_answers_at_once_while_every_service_is_a_black_hole() -> None:
     keys = {"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk", **live.KEY}
-    with (
-        network.black_hole() as url,
-        launched(LITELLM_ENDPOINT=url, QDRANT_URL=url, LANGFUSE_HOST=url, **keys) as app,
-    ):
-        assert wait_until(lambda: status(app, "/health"))["status"] == "healthy"
-        with ThreadPoolExecutor(1) as threads:
-            settling = threads.submit(live.settled, app)
-            while not settling.done():
-                assert seconds_of_health(app) < 1  # the kubelet's patience, while much is imported
-                time.sleep(0.05)
-            settling.result()
-        for _ in range(2):  # once more where this machine was busy with something else
+    for _ in range(2):  # once more where this machine was busy with something else
+        with (
+            network.black_hole() as url,
+            launched(LITELLM_ENDPOINT=url, QDRANT_URL=url, LANGFUSE_HOST=url, **keys) as app,
+        ):
+            importing = slowest_health_until_settled(app)
             took = sorted(seconds_of_health(app) for _ in range(30))
-            if took[-3] < 0.1:
-                break
-        assert took[-3] < 0.1  # the two slowest may be this machine's
-        ready = status(app, "/ready")
+            ready = status(app, "/ready")
         assert ready["ready"] is False
         down = [name for name, service in ready["services"].items() if not service["ok"]]
         assert down == ["qdrant", "model", "embedding", "langfuse"]
+        if importing < 1 and took[-3] < 0.1:
+            break
+    assert importing < 1  # the kubelet's patience, while much is imported
+    assert took[-3] < 0.1  # the two slowest may be this machine's
+
+
+def slowest_health_until_settled(app: App) -> float:
+    assert wait_until(lambda: status(app, "/health"))["status"] == "healthy"
+    slowest = 0.0
+    with ThreadPoolExecutor(1) as threads:
+        settling = threads.submit(live.settled, app)
+        while not settling.done():
+            slowest = max(slowest, seconds_of_health(app))
+            time.sleep(0.05)
+        settling.result()
+    return slowest
 
 
 def seconds_of_health(app: App) -> float:
