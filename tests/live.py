@@ -19,7 +19,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -204,6 +205,29 @@ def settled(app: App) -> None:
     come after the page, and a note stands there until then."""
     wait_for_page(app)
     wait_until(lambda: app.http.get("/mcp").status_code != 200)
+
+
+def health_during(app: App, work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` gives, and the seconds of the slowest /health meanwhile."""
+    slowest = 0.0
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(work)
+        while not future.done():
+            slowest = max(slowest, seconds_of_health(app))
+            time.sleep(0.05)
+    return future.result(), slowest
+
+
+def seconds_of_health(app: App) -> float:
+    begin = time.monotonic()
+    assert app.http.get("/health").status_code == 200  # one client: a new one takes time
+    return time.monotonic() - begin
+
+
+def quietly(call: Callable[[], Any]) -> None:
+    """In a thread, of a call whose app may end before it."""
+    with suppress(httpx.HTTPError, ValueError):
+        call()
 
 
 def cpu_s_until_healthy(template: str = RAG) -> float:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +33,7 @@ from tests.live import (
     KEY,
     App,
     ask,
+    health_during,
     load,
     search,
     started,
@@ -57,20 +58,6 @@ def with_model(gateway: Gateway, **env: Any) -> Iterator[App]:
     ):
         load(app, LEASE)
         yield app
-
-
-def health_during(app: App, work: Callable[[], Any]) -> tuple[Any, float]:
-    """What `work` gives, and the slowest /health meanwhile; nothing else goes on in the app."""
-    live.settled(app)
-    slowest = 0.0
-    with ThreadPoolExecutor(1) as threads:
-        future = threads.submit(work)
-        while not future.done():
-            begin = time.monotonic()
-            assert app.http.get("/health").status_code == 200  # one client: a new one takes time
-            slowest = max(slowest, time.monotonic() - begin)
-            time.sleep(0.05)
-    return future.result(), slowest
 
 
 def detail(answer: httpx.Response, code: int) -> str:
@@ -115,6 +102,7 @@ def test_qdrant_is_slow() -> None:
     qdrant = Qdrant()
     with running(qdrant.app) as url, started(QDRANT_URL=url) as app:
         load(app, LEASE)
+        live.settled(app)
         qdrant.fail = "slow"
         answer, slowest = health_during(app, lambda: ask(app, QUESTION))
         if "run_id" in answer and "answer" not in answer:
@@ -212,6 +200,7 @@ def test_the_gateway_is_cut_off_in_mid_sentence(answering: tuple[App, Gateway]) 
 def test_the_gateway_says_nothing() -> None:
     gateway = Gateway()
     with with_model(gateway, ANSWER_TIMEOUT_S=3) as app:
+        live.settled(app)
         gateway.fail = "hang"
         refused, slowest = health_during(
             app, lambda: app.http.post("/api/chat", json={"question": QUESTION})

@@ -32,9 +32,9 @@ from tests.doubles.gateway import Gateway, told_to
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.qdrant_server import Qdrant
 from tests.doubles.serve import running
-from tests.live import KEY, App, status, wait_until
+from tests.live import KEY, App, health_during, settled, status, wait_until
 from tests.network import black_hole
-from tests.test_bad_days import GRACE_S, detail, health_during, small_disk
+from tests.test_bad_days import GRACE_S, detail, small_disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 QUICK = {"MODEL_TIMEOUT_S": 3, "CHAT_MODEL": "double"}
@@ -93,6 +93,7 @@ def test_the_crews_gateway_is_well_again_in_a_moment(
 def test_the_crews_gateway_says_nothing(working: tuple[App, Gateway]) -> None:
     app, gateway = working
     budget = {"seconds": 6}
+    settled(app)
     with told_to(gateway, fail="hang"):
         end, slowest = health_during(
             app, lambda: finished(app, start(app, "topic-1", budget=budget))

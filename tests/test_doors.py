@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.doubles.gateway import Gateway
 from tests.doubles.langfuse import Langfuse
 from tests.doubles.serve import running
-from tests.live import API_KEYS, APP_KEY, KEY, App, ask, load, started, wait_until
+from tests.live import API_KEYS, APP_KEY, KEY, App, ask, load, quietly, started, wait_until
 
 LEASE = {"lease.txt": "The rent is 900 pounds a month.\n\nNo dogs are allowed."}
 QUESTION = "How much is the rent?"
@@ -280,13 +280,12 @@ def test_limits_hold_for_each_user_and_say_when_to_come_again() -> None:
         assert (refused.status_code, int(refused.headers["Retry-After"]) > 60) == (429, True)
         assert "1 MiB of uploads an hour" in refused.json()["detail"]
         asked = {"question": QUESTION, "stream": True}
-
-        def ask_until_the_app_ends() -> None:
-            with suppress(httpx.TransportError):
-                app.http.post("/api/chat", json=asked)
-
         for _ in range(2):
-            threading.Thread(target=ask_until_the_app_ends, daemon=True).start()
+            threading.Thread(
+                target=quietly,
+                args=(lambda: app.http.post("/api/chat", json=asked),),
+                daemon=True,
+            ).start()
         wait_until(lambda: gateway.active == 2)
         refused = app.http.post("/api/chat", json=asked)
         assert refused.status_code == 429

@@ -8,7 +8,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -77,8 +76,9 @@ def test_health_answers_at_once_while_every_service_is_a_black_hole() -> None:
             network.black_hole() as url,
             launched(LITELLM_ENDPOINT=url, QDRANT_URL=url, LANGFUSE_HOST=url, **keys) as app,
         ):
-            importing = slowest_health_until_settled(app)
-            took = sorted(seconds_of_health(app) for _ in range(30))
+            assert wait_until(lambda here=app: status(here, "/health"))["status"] == "healthy"
+            _, importing = live.health_during(app, lambda here=app: live.settled(here))
+            took = sorted(live.seconds_of_health(app) for _ in range(30))
             ready = status(app, "/ready")
         assert ready["ready"] is False
         down = [name for name, service in ready["services"].items() if not service["ok"]]
@@ -87,24 +87,6 @@ def test_health_answers_at_once_while_every_service_is_a_black_hole() -> None:
             break
     assert importing < 1  # the kubelet's patience, while much is imported
     assert took[-3] < 0.1  # the two slowest may be this machine's
-
-
-def slowest_health_until_settled(app: App) -> float:
-    assert wait_until(lambda: status(app, "/health"))["status"] == "healthy"
-    slowest = 0.0
-    with ThreadPoolExecutor(1) as threads:
-        settling = threads.submit(live.settled, app)
-        while not settling.done():
-            slowest = max(slowest, seconds_of_health(app))
-            time.sleep(0.05)
-        settling.result()
-    return slowest
-
-
-def seconds_of_health(app: App) -> float:
-    begin = time.perf_counter()
-    assert app.http.get("/health").status_code == 200
-    return time.perf_counter() - begin
 
 
 def test_it_answers_a_question_and_cites_the_passage(app: App) -> None:

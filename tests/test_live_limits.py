@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tests import live
 from tests.doubles.edge import Edge
 from tests.doubles.gateway import Gateway
 from tests.doubles.serve import running
-from tests.live import KEY, App, ask, load, search, started, wait_for_page, wait_until
+from tests.live import KEY, App, ask, load, quietly, search, started, wait_for_page, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -181,11 +180,6 @@ def test_sigterm_with_a_stream_open_ends_within_the_grace() -> None:
         stream.join()
         wait_until(lambda: gateway.active == 0, 5)
         assert "Traceback" not in app.log
-
-
-def quietly(call: Callable[[], Any]) -> None:
-    with suppress(httpx.HTTPError, ValueError):
-        call()
 
 
 def test_a_kill_in_the_middle_of_an_upload_leaves_only_whole_documents(tmp_path: Path) -> None:
